@@ -1,0 +1,1 @@
+"""Stand-ins for what the host packages may lack on a machine."""

@@ -1,0 +1,105 @@
+"""Lets mmcv without compiled operators serve the detectors of mmdet.
+
+``pip install onedl-mmcv`` (or ``mmcv-lite``) gives a pure-Python mmcv that lacks the extension
+module ``mmcv._ext``; ``import mmcv.ops``, and with it ``import mmdet.models``, then fails.
+``install`` adds an import finder that answers for this one name and gives the module
+``mmcv_ext.py`` beside this file: the operators that are needed here on torchvision, and a clear
+refusal for each other one.
+
+The finder is the last of all, so a compiled ``mmcv._ext`` is always found first and used.
+
+This file imports nothing but the standard library, so that ``autoload.py`` can run it at the
+start of a Python process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+EXTENSION = 'mmcv._ext'
+_SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'mmcv_ext.py')
+# A phrase in the code of the placeholders that OneDL's mmdet defines where mmcv.ops fails.
+_PLACEHOLDER_MARK = 'requires mmcv to be compiled'
+
+
+class StandInFinder:
+    """Import finder for ``mmcv._ext`` alone."""
+
+    # Looked at instead of the class: the file may run under two module names in one process.
+    fiber_mm_stand_in = True
+
+    @classmethod
+    def find_spec(cls, fullname: str, path=None, target=None) -> ModuleSpec | None:
+        """Protocol of ``sys.meta_path``."""
+        if fullname != EXTENSION:
+            return None
+        return importlib.util.spec_from_file_location(fullname, _SOURCE)
+
+
+def install() -> None:
+    """Make ``mmcv._ext`` importable, compiled or not. Calling it again changes nothing.
+
+    Modules of mmdet that were imported before, without operators, are repaired.
+    """
+    if not any(getattr(finder, 'fiber_mm_stand_in', False) for finder in sys.meta_path):
+        sys.meta_path.append(StandInFinder)
+    repair_placeholders()
+
+
+def is_compiled() -> bool:
+    """Whether mmcv has its own compiled operators.
+
+    Raises:
+        ModuleNotFoundError: If there is no mmcv at all.
+    """
+    if EXTENSION in sys.modules:
+        return sys.modules[EXTENSION].__file__ != _SOURCE
+    spec = importlib.util.find_spec(EXTENSION)
+    return spec is not None and spec.origin != _SOURCE
+
+
+def _is_placeholder(value: object, module: ModuleType) -> bool:
+    if getattr(value, '__module__', None) != module.__name__:
+        return False
+    function = value.__init__ if isinstance(value, type) else value
+    code = getattr(function, '__code__', None)
+    return code is not None and any(
+        isinstance(const, str) and _PLACEHOLDER_MARK in const for const in code.co_consts
+    )
+
+
+def repair_placeholders() -> list[str]:
+    """Put the real operators where host modules, imported too early, hold placeholders.
+
+    mmdet guards most imports of ``mmcv.ops`` and defines functions that only raise. mmdet's own
+    ``tools/train.py`` imports such modules before it reads a config and imports fiber_mm.
+
+    Returns:
+        The names that were repaired, as 'module.name'.
+    """
+    todo: list[tuple[ModuleType, str]] = []
+    for module_name, module in list(sys.modules.items()):
+        if module is None or not module_name.startswith(('mmdet.', 'mmpretrain.')):
+            continue
+        todo += [
+            (module, name)
+            for name, value in list(vars(module).items())
+            if _is_placeholder(value, module)
+        ]
+    transformer = sys.modules.get('mmcv.cnn.bricks.transformer')
+    if transformer is not None and not hasattr(transformer, 'MultiScaleDeformableAttention'):
+        todo.append((transformer, 'MultiScaleDeformableAttention'))
+    if not todo:
+        return []
+    ops = importlib.import_module('mmcv.ops')
+    repaired = []
+    for module, name in todo:
+        if hasattr(ops, name):
+            setattr(module, name, getattr(ops, name))
+            repaired.append(f'{module.__name__}.{name}')
+    return repaired
