@@ -1,0 +1,311 @@
+"""Modulated deformable convolution (Zhu et al., Deformable ConvNets v2), 3x3.
+
+Every output position reads nine input positions, each moved by a learned offset, interpolated
+bilinearly and multiplied by a learned mask. Two implementations give the same numbers:
+
+``embedding_bag``
+    The four corners of every sampling point are rows of the channels-last map, summed by
+    ``F.embedding_bag`` with ``bilinear weight x mask`` as weights; one linear layer over
+    ``9 * C`` follows. It runs on any device and in bf16, and its backward recomputes the
+    columns, so that training keeps none of them.
+``torchvision``
+    ``torchvision.ops.deform_conv2d``: a good CUDA kernel, but serial on CPU and fp32 only.
+
+``DeformBackend.AUTO`` takes torchvision on CUDA and embedding_bag everywhere else. On CPU, one
+256-channel map of 100 x 132 took 523 ms with torchvision and 140 ms with embedding_bag (forward
+and backward 3,522 against 414). ``FIBER_DEFORM_BACKEND`` in the environment overrides it.
+"""
+import enum
+import math
+import os
+from typing import List, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fiber_mm.core.linear import linear
+
+KERNEL = 3
+POINTS = KERNEL * KERNEL
+
+
+class DeformBackend(str, enum.Enum):
+    """Which implementation :func:`deform_conv2d` runs."""
+
+    AUTO = 'auto'
+    EMBEDDING_BAG = 'embedding_bag'
+    TORCHVISION = 'torchvision'
+
+
+# Bytes of columns gathered at once. Forward on CPU: what stays in the cache between the gather
+# and the product (68 ms a 256-channel map of 100 x 132 instead of 130). Elsewhere, and in the
+# backward, whose scatter runs over the whole map in each pass: what is still a small share of
+# the memory.
+CACHE_LIMIT = 8 * 2**20
+MEMORY_LIMIT = 128 * 2**20
+
+
+class Corners(NamedTuple):
+    """Four weighted rows of the input for every sampling point."""
+
+    index: Tensor  # (B * h * w * 9, 4) integer rows of the (B * H * W, C) input
+    weight: Tensor  # (B * h * w * 9, 4) bilinear weight x mask, 0 outside of the map
+
+
+def borrow_offsets(offset: Tensor, mask: Tensor, size: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
+    """Offsets and masks of a finer map as the released kernel reads them for a coarser one.
+
+    FIBER's tower (like GLIP's) runs a convolution on a coarser map with the offsets of the finer
+    level. The kernel does not check sizes: it takes the first ``18 * h * w`` and ``9 * h * w``
+    numbers of each sample. Released weights are trained with that.
+
+    Args:
+        offset: (B, 18, H, W).
+        mask: (B, 9, H, W).
+        size: (h, w) of the coarser map.
+
+    Returns:
+        Views of shape (B, 18, h, w) and (B, 9, h, w).
+
+    Raises:
+        ValueError: If the map of ``size`` has more positions than the offsets.
+    """
+    h, w = size
+    batch, _, fine_h, fine_w = offset.shape
+    if h * w > fine_h * fine_w:
+        raise ValueError(f'a map of {h} x {w} cannot read its offsets from one of {fine_h} x '
+                         f'{fine_w}: the levels must go from fine to coarse')
+    offset = offset.reshape(batch, -1)[:, :2 * POINTS * h * w].reshape(batch, 2 * POINTS, h, w)
+    mask = mask.reshape(batch, -1)[:, :POINTS * h * w].reshape(batch, POINTS, h, w)
+    return offset, mask
+
+
+def output_size(size: Tuple[int, int], stride: int, padding: int = 1) -> Tuple[int, int]:
+    """(h, w) of a 3x3 convolution over a map of ``size``."""
+    return tuple((side + 2 * padding - KERNEL) // stride + 1 for side in size)
+
+
+def _axis_corners(position: Tensor, side: int) -> Tuple[Tensor, Tensor]:
+    """Lower and upper neighbour of positions on one axis.
+
+    Args:
+        position: (...), in pixels; beyond [-1, side] nothing is read.
+        side: Length of the axis.
+
+    Returns:
+        (..., 2) integer neighbours inside of the map, (..., 2) their weights.
+    """
+    position = position.clamp(-1, side)
+    low = position.detach().floor()
+    fraction = position - low
+    near = torch.stack([low, low + 1], dim=-1)
+    inside = (near >= 0) & (near <= side - 1)
+    weight = torch.stack([1 - fraction, fraction], dim=-1) * inside
+    return near.clamp(0, side - 1).int(), weight
+
+
+def sampling_corners(offset: Tensor, mask: Tensor, size: Tuple[int, int], stride: int,
+                     padding: int) -> Corners:
+    """Rows and weights that each sampling point reads.
+
+    Args:
+        offset: (B, 18, h, w), channels (dy, dx) of each of the nine points, row by row.
+        mask: (B, 9, h, w).
+        size: (H, W) of the input map.
+        stride: Stride of the convolution.
+        padding: Zeros around the input.
+    """
+    batch, _, h, w = offset.shape
+    device, dtype = offset.device, offset.dtype
+    moved = offset.view(batch, KERNEL, KERNEL, 2, h, w).permute(3, 0, 4, 5, 1, 2)
+    taps = torch.arange(KERNEL, device=device, dtype=dtype) - padding
+    top = torch.arange(h, device=device, dtype=dtype) * stride
+    left = torch.arange(w, device=device, dtype=dtype) * stride
+    # (B, h, w, 3, 3, 2)
+    rows, row_weight = _axis_corners(
+        moved[0] + (top[:, None, None, None] + taps[:, None]), size[0])
+    cols, col_weight = _axis_corners(moved[1] + (left[:, None, None] + taps), size[1])
+    first = torch.arange(batch, device=device, dtype=torch.int32) * (size[0] * size[1])
+    rows = rows * size[1] + first.view(-1, 1, 1, 1, 1, 1)
+    index = rows[..., :, None] + cols[..., None, :]
+    mask = mask.view(batch, KERNEL, KERNEL, h, w).permute(0, 3, 4, 1, 2)
+    weight = (row_weight * mask[..., None])[..., :, None] * col_weight[..., None, :]
+    return Corners(index.view(-1, 4), weight.view(-1, 4))
+
+
+def _rows_first(weight: Tensor) -> Tensor:
+    """(O, C, 3, 3) -> (O, 9 * C), in the order of the columns."""
+    return weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
+
+
+def _passes(total: int, row_bytes: int, limit: int) -> List[slice]:
+    """Even slices over ``total`` output positions whose columns stay below ``limit`` bytes."""
+    count = max(1, math.ceil(total * row_bytes / limit))
+    step = math.ceil(total / count)
+    return [slice(start, min(start + step, total)) for start in range(0, total, step)]
+
+
+def _columns(pixels: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """(n * 9, 4) corners of (P, C) pixels -> (n, 9 * C) interpolated inputs."""
+    columns = F.embedding_bag(index, pixels, mode='sum', per_sample_weights=weight)
+    return columns.view(-1, POINTS * pixels.shape[1])
+
+
+def _spread(grad: Tensor, index: Tensor, weight: Tensor, total: int) -> Tensor:
+    """Transpose of the gather: (N, C) gradients -> (total, C) gradients of the pixels.
+
+    Sorting the corners by pixel turns the scatter into a second gather, which needs no atomic
+    additions and is as fast as the first one.
+    """
+    pixel, order = index.view(-1).sort()
+    first = torch.searchsorted(
+        pixel, torch.arange(total, device=pixel.device, dtype=pixel.dtype), out_int32=True)
+    return F.embedding_bag((order // 4).int(), grad, first, mode='sum',
+                           per_sample_weights=weight.reshape(-1)[order])
+
+
+class _BagConv(torch.autograd.Function):
+    """Deformable convolution by gathering; the backward gathers again instead of storing."""
+
+    @staticmethod
+    def forward(ctx, x, offset, mask, weight, bias, stride, padding):
+        ctx.save_for_backward(x, offset, mask, weight)
+        ctx.stride, ctx.padding, ctx.has_bias = stride, padding, bias is not None
+        batch, channels, height, width = x.shape
+        h, w = offset.shape[2:]
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        corners = sampling_corners(offset, mask, (height, width), stride, padding)
+        weights = corners.weight.to(x.dtype)
+        flat = _rows_first(weight)
+        out = x.new_empty(batch * h * w, weight.shape[0])
+        limit = CACHE_LIMIT if x.device.type == 'cpu' else MEMORY_LIMIT
+        for part in _passes(len(out), POINTS * channels * x.element_size(), limit):
+            points = slice(part.start * POINTS, part.stop * POINTS)
+            out[part] = linear(
+                _columns(pixels, corners.index[points], weights[points]), flat, bias)
+        return out.view(batch, h, w, -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, offset, mask, weight = ctx.saved_tensors
+        batch, channels, height, width = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        grad = grad.permute(0, 2, 3, 1).reshape(-1, weight.shape[0])
+        flat = _rows_first(weight)
+        with torch.enable_grad():
+            offset, mask = (t.detach().requires_grad_() for t in (offset, mask))
+            corners = sampling_corners(offset, mask, (height, width), ctx.stride, ctx.padding)
+        weights = corners.weight.detach().to(x.dtype)
+        grad_flat = torch.zeros_like(flat)
+        grad_pixels = torch.zeros_like(pixels)
+        grad_corners = torch.empty_like(corners.weight)
+        for part in _passes(len(grad), POINTS * channels * x.element_size(), MEMORY_LIMIT):
+            points = slice(part.start * POINTS, part.stop * POINTS)
+            index, leaf = corners.index[points], weights[points]
+            with torch.enable_grad():
+                leaf.requires_grad_()
+                columns = _columns(pixels, index, leaf)
+            grad_flat += grad[part].t() @ columns.detach()
+            grad_columns = grad[part] @ flat
+            grad_corners[points] = torch.autograd.grad(columns, leaf, grad_columns)[0]
+            del columns
+            grad_pixels += _spread(
+                grad_columns.view(-1, channels), index, leaf.detach(), len(pixels))
+        grad_offset, grad_mask = torch.autograd.grad(
+            corners.weight, (offset, mask), grad_corners)
+        grad_x = grad_pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        grad_weight = grad_flat.view(-1, KERNEL, KERNEL, channels).permute(0, 3, 1, 2)
+        grad_bias = grad.sum(0) if ctx.has_bias else None
+        return grad_x, grad_offset, grad_mask, grad_weight, grad_bias, None, None
+
+
+def _check(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int,
+           padding: int) -> None:
+    want = output_size(x.shape[2:], stride, padding)
+    seen = tuple(offset.shape), tuple(mask.shape), tuple(weight.shape[1:])
+    wanted = ((len(x), 2 * POINTS, *want), (len(x), POINTS, *want), (x.shape[1], KERNEL, KERNEL))
+    if seen != wanted:
+        raise ValueError(
+            f'offset, mask and weight (less its first dimension) of an input {tuple(x.shape)} '
+            f'with stride {stride} must have the shapes {wanted}, not {seen}; for offsets of a '
+            'finer level see borrow_offsets')
+
+
+def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor,
+                  bias: Optional[Tensor] = None, stride: int = 1, padding: int = 1,
+                  backend: DeformBackend = DeformBackend.AUTO) -> Tensor:
+    """Modulated deformable 3x3 convolution.
+
+    Args:
+        x: (B, C, H, W); channels-last memory is read without a copy.
+        offset: (B, 18, h, w) in pixels: (dy, dx) of the nine points, row by row.
+        mask: (B, 9, h, w).
+        weight: (O, C, 3, 3).
+        bias: (O,) or None.
+        stride: Stride of the convolution.
+        padding: Zeros around the input.
+        backend: Implementation; see the module's text. Under autocast torchvision's kernel
+            computes in fp32, embedding_bag in the autocast type (the offsets stay as they are).
+
+    Returns:
+        (B, O, h, w), in channels-last memory with embedding_bag.
+
+    Raises:
+        ValueError: If shapes do not fit, or the backend is unknown.
+    """
+    _check(x, offset, mask, weight, stride, padding)
+    backend = DeformBackend(backend)
+    if backend is DeformBackend.AUTO:
+        backend = DeformBackend(os.environ.get('FIBER_DEFORM_BACKEND', 'auto'))
+    if backend is DeformBackend.AUTO:
+        on_cuda = x.device.type == 'cuda'
+        backend = DeformBackend.TORCHVISION if on_cuda else DeformBackend.EMBEDDING_BAG
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if backend is DeformBackend.TORCHVISION:
+        # Imported late: torchvision is needed by this backend only.
+        from torchvision.ops import deform_conv2d as kernel
+        wide = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(device, enabled=False):
+            out = kernel(x.to(wide), offset.to(wide), weight.to(wide),
+                         None if bias is None else bias.to(wide), stride, padding,
+                         mask=mask.to(wide))
+        return out.to(dtype)
+    # Positions need more digits than bf16 has.
+    wide = torch.promote_types(offset.dtype, torch.float32)
+    with torch.autocast(device, enabled=False):
+        return _BagConv.apply(x.to(dtype), offset.to(wide), mask.to(wide), weight.to(dtype),
+                              None if bias is None else bias.to(dtype), stride, padding)
+
+
+class DeformConv2d(nn.Module):
+    """Parameters of one deformable 3x3 convolution; offsets and masks come from outside.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, KERNEL, KERNEL))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initial values of the original: uniform up to 1 / sqrt(fan-in), no bias."""
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor,
+                backend: DeformBackend = DeformBackend.AUTO) -> Tensor:
+        """See :func:`deform_conv2d`."""
+        return deform_conv2d(x, offset, mask, self.weight, self.bias, self.stride,
+                             backend=backend)

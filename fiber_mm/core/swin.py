@@ -1,0 +1,292 @@
+"""Swin Transformer on channels-last token maps of any size.
+
+Module and parameter names are those of the official implementation (microsoft/Swin-Transformer),
+so that converting a checkpoint is close to the identity. Maps are padded at the right and
+bottom to whole windows **after** norm1 and then rolled, as in the original's detection code.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fiber_mm.core import window
+from fiber_mm.core.config import SwinCfg
+from fiber_mm.core.linear import Linear
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth: drops whole samples of ``x`` (B, ...) and rescales the others."""
+    if not training or rate == 0.0:
+        return x
+    keep = 1 - rate
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+    return x * x.new_empty(shape).bernoulli_(keep).div_(keep)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention within windows, with relative position bias.
+
+    Args:
+        dim: Channels.
+        size: Side of a window.
+        heads: Attention heads.
+    """
+
+    def __init__(self, dim: int, size: int, heads: int) -> None:
+        super().__init__()
+        self.size, self.heads = size, heads
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * size - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        index = window.relative_position_index(size).flatten()
+        self.register_buffer('relative_position_index', index, persistent=False)
+
+    def bias(self) -> Tensor:
+        """(heads, size**2, size**2), from the table."""
+        rows = self.relative_position_bias_table.index_select(0, self.relative_position_index)
+        return rows.t().reshape(self.heads, self.size**2, self.size**2)
+
+    def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attends within each window.
+
+        Args:
+            windows: (B * W, N, C), the W windows of each image in a row, N = size**2.
+            mask: (W, N, N) additive shift mask, or None.
+        Returns: (B * W, N, C).
+        """
+        qkv = self.qkv(windows).unflatten(-1, (3, self.heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B * W, heads, N, d), views
+        bias = self.bias().to(query.dtype)[None]
+        if mask is not None:
+            bias = bias + mask.to(query.dtype)[:, None]  # (W, heads, N, N)
+            count = len(mask)
+            if len(windows) > count and bias.requires_grad and windows.device.type == 'cpu':
+                # The CPU's fused kernel has no gradient for the bias, so nothing is lost by
+                # a fifth dimension, and the bias is broadcast instead of copied.
+                query, key, value = (t.unflatten(0, (-1, count)) for t in (query, key, value))
+            elif len(windows) > count:
+                bias = bias.repeat(len(windows) // count, 1, 1, 1)
+        out = F.scaled_dot_product_attention(query, key, value, bias)
+        return self.proj(out.transpose(-3, -2).reshape(windows.shape))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU (exact) between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, each with norm and residual.
+
+    Args:
+        attn: The block's attention, with or without a cross-attention slot (``fusion.py``).
+        dim: Channels.
+        shift: Tokens by which the windows are shifted; 0 in even blocks.
+        hidden: Hidden width of the MLP.
+        drop_path_rate: Stochastic depth of both residuals.
+        shift_single_window: see :class:`SwinCfg`.
+    """
+
+    def __init__(
+        self,
+        attn: WindowAttention,
+        dim: int,
+        shift: int,
+        hidden: int,
+        drop_path_rate: float,
+        shift_single_window: bool,
+    ) -> None:
+        super().__init__()
+        self.shift, self.drop_path_rate = shift, drop_path_rate
+        self.shift_single_window = shift_single_window
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, hidden)
+
+    def shift_for(self, height: int, width: int) -> int:
+        """Shift used on a (padded) map of this size."""
+        if not self.shift_single_window and min(height, width) <= self.attn.size:
+            return 0
+        return self.shift
+
+    def window_attention(self, x: Tensor, masks: ShiftMasks) -> Tensor:
+        """norm1, then attention in (shifted) windows: (B, H, W, C) -> (B, H, W, C)."""
+        height, width = x.shape[1:3]
+        size = self.attn.size
+        x = window.pad_to_multiple(self.norm1(x), size)
+        padded = x.shape[1:3]
+        shift = self.shift_for(*padded)
+        mask = masks(*padded, size, shift, x.device) if shift else None
+        if shift:
+            x = x.roll((-shift, -shift), (1, 2))
+        x = window.reverse(self.attn(window.partition(x, size), mask), size, *padded)
+        if shift:
+            x = x.roll((shift, shift), (1, 2))
+        return x[:, :height, :width]
+
+    def forward(
+        self,
+        x: Tensor,
+        masks: ShiftMasks,
+        text: Tensor | None = None,
+        text_bias: Tensor | None = None,
+    ) -> Tensor:
+        """One block.
+
+        Args:
+            x: (B, H, W, C).
+            masks: Where shift masks are made and kept.
+            text: (B, T, D) tokens to attend to, only for blocks with a fused attention;
+                None leaves the gate shut.
+            text_bias: (B, 1, 1, T) additive mask of the text.
+        Returns: (B, H, W, C).
+        """
+        attended = self.window_attention(x, masks)
+        if text is not None:
+            attended = self.attn.fuse(attended, text, text_bias)
+        x = x + drop_path(attended, self.drop_path_rate, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
+
+
+class ShiftMasks:
+    """Shift masks by map size, made once and kept outside of the state dict."""
+
+    def __init__(self, capacity: int = 32) -> None:
+        self.capacity, self.made = capacity, {}
+
+    def __call__(self, height: int, width: int, size: int, shift: int, device) -> Tensor:
+        """See :func:`fiber_mm.core.window.shift_mask`."""
+        key = (height, width, size, shift, device)
+        if key not in self.made:
+            while len(self.made) >= self.capacity:  # oldest first
+                self.made.pop(next(iter(self.made)))
+            with torch.inference_mode(False):
+                self.made[key] = window.shift_mask(*key)
+        return self.made[key]
+
+    def __deepcopy__(self, memo) -> ShiftMasks:
+        return ShiftMasks(self.capacity)
+
+    def __reduce__(self):
+        return ShiftMasks, (self.capacity,)
+
+
+class PatchEmbed(nn.Module):
+    """Image to tokens: (B, 3, H, W) -> (B, H/patch, W/patch, C), zero-padded to whole patches."""
+
+    def __init__(self, patch: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(channels, dim, patch, patch)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
+        height, width = image.shape[-2:]
+        bottom, right = -height % self.patch, -width % self.patch
+        if bottom or right:
+            image = F.pad(image, (0, right, 0, bottom))
+        return self.norm(self.proj(image).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """2x2 neighbours to one token: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), 2C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(4 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        x = window.pad_to_multiple(x, 2)
+        # order of the official implementation: down first, then right
+        parts = [x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(parts, -1)))
+
+
+class SwinStage(nn.Module):
+    """Blocks of one resolution, and the way down to the next (not applied by ``forward``)."""
+
+    def __init__(self, blocks: list[SwinBlock], downsample: PatchMerging | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+
+class SwinTransformer(nn.Module):
+    """Patch embedding, stages and norms; :class:`FiberEncoder` decides what runs when.
+
+    Args:
+        cfg: Sizes and switches.
+        make_attention: ``(stage, block, dim, heads) -> WindowAttention``; the encoder gives
+            fused blocks an attention with a cross-attention slot.
+    """
+
+    def __init__(self, cfg: SwinCfg, make_attention) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.masks = ShiftMasks()
+        self.patch_embed = PatchEmbed(cfg.patch_size, cfg.in_channels, cfg.embed_dim)
+        total = sum(cfg.depths)
+        rates = iter([cfg.drop_path_rate * i / max(total - 1, 1) for i in range(total)])
+        self.layers = nn.ModuleList()
+        for stage, (depth, heads) in enumerate(zip(cfg.depths, cfg.num_heads)):
+            dim = cfg.width(stage)
+            blocks = [
+                SwinBlock(
+                    attn=make_attention(stage, block, dim, heads),
+                    dim=dim,
+                    shift=cfg.window_size // 2 if block % 2 else 0,
+                    hidden=int(dim * cfg.mlp_ratio),
+                    drop_path_rate=next(rates),
+                    shift_single_window=cfg.shift_single_window,
+                )
+                for block in range(depth)
+            ]
+            last = stage == len(cfg.depths) - 1
+            self.layers.append(SwinStage(blocks, None if last else PatchMerging(dim)))
+        for stage in cfg.output_norms:
+            self.add_module(f'norm{stage}', nn.LayerNorm(cfg.width(stage)))
+        self.norm = nn.LayerNorm(cfg.width(len(cfg.depths) - 1)) if cfg.final_norm else None
+        self.init_weights()
+        self.freeze()
+
+    def init_weights(self) -> None:
+        """Truncated normal 0.02 for matrices, zero for biases (the official initialisation)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """The parts that ``cfg.frozen_stages`` freezes."""
+        frozen = self.cfg.frozen_stages
+        return [] if frozen < 0 else [self.patch_embed, *self.layers[:frozen]]
+
+    def freeze(self) -> None:
+        """Stops the gradients of the frozen stages and keeps them in eval mode."""
+        for module in self.frozen_modules():
+            module.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SwinTransformer:  # noqa: D102
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        return self
+
+    def stage_map(self, x: Tensor, stage: int) -> Tensor:
+        """(B, H, W, C) after the last block of ``stage`` -> (B, C, H, W), normed if it has one."""
+        if stage in self.cfg.output_norms:
+            x = getattr(self, f'norm{stage}')(x)
+        return x.permute(0, 3, 1, 2)

@@ -1,0 +1,142 @@
+"""What travels between the parts of the model.
+
+Trunks are values: index them, repeat them, move them, save them, and fuse one with many
+partners. Fields of the samples (``DetDataSample``) that fiber_mm adds:
+
+=================================  ==========================================================
+field                              meaning
+=================================  ==========================================================
+``text``                           caption (str) or class names (list or tuple of str)
+``tokens_positive``                character spans of each entity of the caption, or None
+``custom_entities``                whether a ``text`` of type str lists classes ("a . b . c")
+``prompts``                        tokenised prompts, made by ``FiberDataPreprocessor``
+``gt_instances.positive_map``      (G, T) bool, the tokens that describe each box
+``pred_instances.label_names``     the text that each predicted box was found for
+=================================  ==========================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class _Batched:
+    """Acts on every tensor of a NamedTuple; dimension 0 of each is the batch."""
+
+    def map(self, function) -> Any:
+        """A trunk with ``function`` applied to every tensor."""
+        return type(self)(
+            *(
+                tuple(function(t) for t in value) if isinstance(value, tuple) else function(value)
+                for value in self
+            )
+        )
+
+    def select(self, index: Any) -> Any:
+        """The samples chosen by ``index``: an int (kept as a batch of one), slice or tensor."""
+        if isinstance(index, int):
+            size = len(self[0])
+            if not -size <= index < size:
+                raise IndexError(f'sample {index} of a trunk that holds {size}')
+            index = slice(index % size, index % size + 1)
+        return self.map(lambda t: t[index])
+
+    def repeat(self, times: int) -> Any:
+        """Every sample ``times`` times in a row: a, a, b, b; a batch of one is not copied."""
+        if len(self[0]) == 1:
+            return self.map(lambda t: t.expand(times, *t.shape[1:]))
+        return self.map(lambda t: t.repeat_interleave(times, dim=0))
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """``Tensor.to`` for every tensor; a dtype changes floating-point tensors only."""
+        dtypes = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.dtype)]
+        if not dtypes:
+            return self.map(lambda t: t.to(*args, **kwargs))
+        others = [a for a in args if not isinstance(a, torch.dtype)]
+        keywords = {k: v for k, v in kwargs.items() if not isinstance(v, torch.dtype)}
+        return self.map(
+            lambda t: t.to(*others, dtype=dtypes[0] if t.is_floating_point() else t.dtype, **keywords)
+        )
+
+    def detach(self) -> Any:
+        """Cut off from the graph."""
+        return self.map(Tensor.detach)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors, to be stored by ``torch.save`` and read with ``weights_only=True``."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in self._asdict().items()}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Any:
+        """Undoes :meth:`state_dict`.
+
+        Raises: KeyError: if the fields are not those of this kind of trunk.
+        """
+        if set(state) != set(cls._fields):
+            raise KeyError(
+                f'a {cls.__name__} has the fields {sorted(cls._fields)}, got {sorted(state)}'
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in state.items()})
+
+
+class _ImageTrunk(NamedTuple):
+    tokens: Tensor
+    stage_maps: tuple[Tensor, ...]
+
+
+class ImageTrunk(_Batched, _ImageTrunk):
+    """An image before the first fused block.
+
+    Attributes:
+        tokens: (B, H, W, C), input of the first fused block.
+        stage_maps: (B, C_s, H_s, W_s) of each stage that no fused block belongs to.
+    """
+
+    __slots__ = ()
+
+
+class _TextTrunk(NamedTuple):
+    tokens: Tensor
+    mask: Tensor
+
+
+class TextTrunk(_Batched, _TextTrunk):
+    """A text before the first fused layer.
+
+    Attributes:
+        tokens: (B, T, D), input of the first fused layer.
+        mask: (B, T) bool, True for tokens, False for padding.
+    """
+
+    __slots__ = ()
+
+
+class ImageFeatures(NamedTuple):
+    """An image encoded alone.
+
+    Attributes:
+        stage_maps: (B, C_s, H_s, W_s) of every stage.
+        tokens: (B, N, C) of the last stage, after the final LayerNorm where there is one.
+    """
+
+    stage_maps: tuple[Tensor, ...]
+    tokens: Tensor
+
+
+class FusedFeatures(NamedTuple):
+    """An image and a text after fusion.
+
+    Attributes:
+        stage_maps: (B, C_s, H_s, W_s) of every stage, with the stages' output norms.
+        image_tokens: (B, N, C) of the last stage, without any norm behind the last block.
+        text_tokens: (B, T, D).
+        text_mask: (B, T) bool.
+    """
+
+    stage_maps: tuple[Tensor, ...]
+    image_tokens: Tensor
+    text_tokens: Tensor
+    text_mask: Tensor
