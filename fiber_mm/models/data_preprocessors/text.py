@@ -1,11 +1,11 @@
 """Strings to padded token ids, masks and token maps, beside mmdet's image preprocessing."""
 
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional, Union
-import warnings
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +101,9 @@ class PromptTokenizer:
         if pad_to not in ('max', 'longest'):
             raise ValueError(f"pad_to must be 'max' or 'longest', got {pad_to!r}")
         if max_tokens < 3:
-            raise ValueError(f'max_tokens must be at least 3 (<s>, a token, </s>), got {max_tokens}')
+            raise ValueError(
+                f'max_tokens must be at least 3 (<s>, a token, </s>), got {max_tokens}'
+            )
         self.max_tokens = max_tokens
         self.pad_to = pad_to
         self.vocab_size = vocab_size
@@ -324,7 +326,7 @@ class FiberDataPreprocessor(DetDataPreprocessor):
         if text is None:
             raise KeyError(
                 f"the data sample of {_image_of(sample)} has no 'text': add the transform "
-                "FiberPrompt (training) or set return_classes=True in the dataset (testing), and "
+                'FiberPrompt (training) or set return_classes=True in the dataset (testing), and '
                 "list 'text', 'custom_entities' and 'tokens_positive' in meta_keys of "
                 'PackDetInputs; in DetInferencer give texts=...'
             )

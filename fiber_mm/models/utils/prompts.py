@@ -112,9 +112,7 @@ def check_affixes(names: Sequence[str], affixes: Affixes) -> None:
             raise ValueError(f'caption_prompt[{name!r}] has an empty name: leave the key out')
 
 
-def _join_classes(
-    names: Sequence[str], labels: Sequence[int], affixes: Affixes
-) -> Prompt:
+def _join_classes(names: Sequence[str], labels: Sequence[int], affixes: Affixes) -> Prompt:
     text = ''
     spans: list[list[Span]] = []
     cleaned_names = [clean_class_name(name) for name in names]

@@ -143,8 +143,12 @@ def test_whole_caption():
 
 @pytest.mark.parametrize(
     ('span', 'fault'),
-    [([2, 50], 'outside the caption of 14'), ([-1, 3], 'outside'), ([5, 2], 'reversed'),
-     ([3, 3], 'reversed or empty')],
+    [
+        ([2, 50], 'outside the caption of 14'),
+        ([-1, 3], 'outside'),
+        ([5, 2], 'reversed'),
+        ([3, 3], 'reversed or empty'),
+    ],
 )
 def test_faulty_span(span, fault):
     with pytest.raises(ValueError, match=fault):
