@@ -1,0 +1,14 @@
+"""Models; importing this package registers them."""
+
+from . import backbones, data_preprocessors, dense_heads, detectors, losses, multimodal, necks, utils
+
+__all__ = [
+    'backbones',
+    'data_preprocessors',
+    'dense_heads',
+    'detectors',
+    'losses',
+    'multimodal',
+    'necks',
+    'utils',
+]

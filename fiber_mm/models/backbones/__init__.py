@@ -1,0 +1,5 @@
+"""Backbones."""
+
+from .fiber_backbone import FiberBackbone
+
+__all__ = ['FiberBackbone']

@@ -1,0 +1,5 @@
+"""Detectors."""
+
+from .fiber_grounder import FiberGrounder
+
+__all__ = ['FiberGrounder']

@@ -1,0 +1,5 @@
+"""Necks."""
+
+from .fiber_fpn import FiberFPN
+
+__all__ = ['FiberFPN']

@@ -1,0 +1,63 @@
+"""mmdet's FPN with the DropBlock that FIBER trains with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.necks import FPN
+from torch import Tensor, nn
+
+from fiber_mm.registry import MODELS
+
+
+class SharedDropBlock(nn.Module):
+    """DropBlock (Ghiasi et al., 2018) with one mask for all channels.
+
+    mmdet's draws a mask per channel and warms up, so it is another regulariser.
+
+    Args:
+        drop_prob: Expected share of a map that is dropped.
+        block_size: Side of a dropped block.
+    Source: ``DropBlock2D`` of the original's detection code.
+    """
+
+    def __init__(self, drop_prob: float, block_size: int) -> None:
+        super().__init__()
+        if not 0 <= drop_prob < 1 or block_size % 2 == 0:
+            raise ValueError(
+                'drop_prob in [0, 1) and an odd block_size are wanted, '
+                f'got {drop_prob} and {block_size}'
+            )
+        self.drop_prob, self.block_size = drop_prob, block_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), kept cells scaled up to keep the mean."""
+        if not self.training or self.drop_prob == 0:
+            return x
+        rate = self.drop_prob / self.block_size**2
+        seeds = (torch.rand(x.shape[0], 1, *x.shape[2:], device=x.device) < rate).to(x.dtype)
+        size = self.block_size
+        keep = 1 - F.max_pool2d(seeds, size, stride=1, padding=size // 2)
+        return x * keep * (keep.numel() / keep.sum().clamp(min=1))
+
+
+@MODELS.register_module()
+class FiberFPN(FPN):
+    """mmdet's FPN; DropBlock acts before the 3x3 convolutions of all levels but the top one.
+
+    Args:
+        drop_block: ``dict(drop_prob=0.3, block_size=3)`` as released, or None.
+        **kwargs: for mmdet's ``FPN``.
+    """
+
+    def __init__(self, *args: Any, drop_block: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if drop_block is not None:
+            self.drop_block = SharedDropBlock(**drop_block)
+            for conv in self.fpn_convs[: len(self.lateral_convs) - 1]:
+                conv.register_forward_pre_hook(self._drop)
+
+    def _drop(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (self.drop_block(inputs[0]),)
