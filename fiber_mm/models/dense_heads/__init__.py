@@ -1,0 +1,5 @@
+"""Detection heads."""
+
+from .fiber_atss_head import FiberATSSHead, HeadOutputs
+
+__all__ = ['FiberATSSHead', 'HeadOutputs']

@@ -1,0 +1,1 @@
+"""Pure functions of training targets, box coding and post-processing."""
