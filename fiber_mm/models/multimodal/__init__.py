@@ -1,0 +1,5 @@
+"""Models of the coarse stage."""
+
+from .base import FiberMultimodal
+
+__all__ = ['FiberMultimodal']
