@@ -1,0 +1,45 @@
+"""Runner, loops, samplers, checkpoints and optimiser groups."""
+
+from .checkpoint import (
+    AtomicLocalBackend,
+    CheckpointError,
+    load_checkpoint_file,
+    load_weights,
+    safe_checkpoint_loading,
+    write_atomic,
+)
+from .config import ConfigError, check_config, explain_build_error
+from .cpu import tune_cpu_allocator
+from .data import (
+    FiberAspectRatioBatchSampler,
+    FiberEpochSampler,
+    FiberInfiniteSampler,
+    FiberSeededDataset,
+)
+from .hooks import FiberCheckpointHook
+from .loops import FiberEpochTrainLoop, FiberIterTrainLoop
+from .optim import FiberBf16OptimWrapper, FiberOptimWrapperConstructor
+from .runner import FiberRunner
+
+__all__ = [
+    'AtomicLocalBackend',
+    'CheckpointError',
+    'ConfigError',
+    'FiberAspectRatioBatchSampler',
+    'FiberBf16OptimWrapper',
+    'FiberCheckpointHook',
+    'FiberEpochSampler',
+    'FiberEpochTrainLoop',
+    'FiberInfiniteSampler',
+    'FiberIterTrainLoop',
+    'FiberOptimWrapperConstructor',
+    'FiberRunner',
+    'FiberSeededDataset',
+    'check_config',
+    'explain_build_error',
+    'load_checkpoint_file',
+    'load_weights',
+    'safe_checkpoint_loading',
+    'tune_cpu_allocator',
+    'write_atomic',
+]

@@ -1,0 +1,219 @@
+"""Training loops that continue exactly where a killed run stopped.
+
+mmengine's loops restart an interrupted epoch from its beginning, leave the random numbers of the
+model (dropout, drop path) to whatever was drawn before, and skip the validation that was due when
+the checkpoint was written. These do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import all_reduce, get_rank
+from mmengine.hooks import EMAHook, ParamSchedulerHook
+from mmengine.logging import MMLogger
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch.utils.data import DataLoader
+
+from fiber_mm.registry import LOOPS
+
+from .data import FiberInfiniteSampler, samplers_of, start_at
+from .randomness import mix_seed, seed_everything
+
+_VALIDATED = 'validated_iter'
+# Keeps the seeds of steps apart from those of samples, which are hashed from the same run seed.
+_STEP = -1
+
+
+class _ExactLoop:
+    """What both loops share.
+
+    Args:
+        max_empty: skip the update of a batch in which more than this share of the images (or all)
+            have no box; schedulers and EMA do not step then, but the iteration counts. The
+            original does so with 0.1, on each rank for itself; here the ranks skip together, as
+            soon as one of them would. None never skips.
+    """
+
+    def __init__(self, *args: Any, max_empty: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if max_empty is not None and not 0 <= max_empty < 1:
+            raise ValueError(f'max_empty must be in [0, 1) or None, got {max_empty}')
+        self.max_empty = max_empty
+
+    # -- one step --
+
+    def _step(self, batch_idx: int, data_batch: Any) -> None:
+        runner = self.runner
+        seed_everything(mix_seed(runner.seed, _STEP, get_rank(), self._iter))
+        runner.call_hook('before_train_iter', batch_idx=batch_idx, data_batch=data_batch)
+        if self.max_empty is not None and _mostly_empty(data_batch, self.max_empty):
+            runner.logger.info(f'iteration {self._iter}: too few images with boxes, no update')
+            for hook in runner.hooks:
+                if not isinstance(hook, (EMAHook, ParamSchedulerHook)):
+                    hook.after_train_iter(
+                        runner, batch_idx=batch_idx, data_batch=data_batch, outputs=None
+                    )
+        else:
+            outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+            runner.call_hook(
+                'after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs
+            )
+        self._iter += 1
+
+    # -- data --
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """One pass over the loader, from a batch on."""
+        for sampler in samplers_of(self.dataloader):
+            # A resumed run without a seed of its own learns the seed only from the checkpoint.
+            if hasattr(sampler, 'seed') and not self.runner._randomness_cfg.get('diff_rank_seed'):
+                sampler.seed = self.runner.seed
+            if hasattr(sampler, 'set_epoch'):
+                sampler.set_epoch(epoch)
+        if start_at(self.dataloader, start):
+            yield from self.dataloader
+            return
+        self.runner.logger.warning(
+            f'{type(self.dataloader.sampler).__name__} cannot start in the middle: loading and '
+            f'discarding {start} batches. FiberInfiniteSampler and FiberEpochSampler can.'
+        )
+        for index, batch in enumerate(self.dataloader):
+            if index >= start:
+                yield batch
+
+    # -- validation --
+
+    def _validate(self) -> None:
+        # Noted first: the checkpoint that is written inside, for a new best score, must know.
+        self.runner.message_hub.update_info(_VALIDATED, self._iter)
+        self.runner.val_loop.run()
+
+    def _validate_if_interrupted(self, due: bool) -> None:
+        """Do the validation that was due when the checkpoint was written, if it never finished.
+
+        Plateau schedules, early stopping and the best checkpoint depend on it.
+        """
+        done = self.runner.message_hub.runtime_info.get(_VALIDATED)
+        if self._iter > 0 and due and done != self._iter:
+            MMLogger.get_current_instance().info(
+                f'validating at iteration {self._iter}, which the interrupted run had not'
+            )
+            self._validate()
+
+
+@LOOPS.register_module()
+class FiberIterTrainLoop(_ExactLoop, IterBasedTrainLoop):
+    """Training by iterations, resumed exactly.
+
+    Args:
+        max_empty: see :class:`_ExactLoop`. The others are those of mmengine's
+            ``IterBasedTrainLoop``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Older mmengine starts the workers here, before a resumed run knows where to start.
+        self.dataloader_iterator = None
+
+    def run(self) -> torch.nn.Module:
+        """Train until ``max_iters``."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        self._validate_if_interrupted(self._val_due())
+        batches = self._endless()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(batches))
+            self._decide_current_val_interval()
+            if self._val_due():
+                self._validate()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_iter(self, data_batch: Sequence[dict]) -> None:
+        """One step."""
+        self._step(self._iter, data_batch)
+
+    def _val_due(self) -> bool:
+        return (
+            self.runner.val_loop is not None
+            and self._iter >= self.val_begin
+            and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
+        )
+
+    def _endless(self) -> Iterator[Any]:
+        if _is_endless(self.dataloader):
+            yield from self._batches(0, self._iter)
+        epoch, start = divmod(self._iter, len(self.dataloader))
+        while True:
+            yield from self._batches(epoch, start)
+            epoch, start = epoch + 1, 0
+
+
+@LOOPS.register_module()
+class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
+    """Training by epochs, resumed exactly, also from the middle of an epoch.
+
+    Args:
+        max_empty: see :class:`_ExactLoop`. The others are those of mmengine's
+            ``EpochBasedTrainLoop``.
+    """
+
+    def run(self) -> torch.nn.Module:
+        """Train until ``max_epochs``."""
+        if _is_endless(self.dataloader):
+            raise ValueError(
+                'FiberEpochTrainLoop needs a sampler that ends, such as FiberEpochSampler; '
+                f'got {type(self.dataloader.sampler).__name__}'
+            )
+        self.runner.call_hook('before_train')
+        # In the middle of an epoch mmengine's check is of the epoch before, validated long ago.
+        at_end = self._iter == self._epoch * len(self.dataloader)
+        self._validate_if_interrupted(at_end and self._val_due())
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            if self._val_due():
+                self._validate()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """The rest of the current epoch."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        start = self._iter - self._epoch * len(self.dataloader)
+        for index, data_batch in enumerate(self._batches(self._epoch, start), start):
+            self.run_iter(index, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
+        """One step."""
+        self._step(idx, data_batch)
+
+    def _val_due(self) -> bool:
+        return (
+            self.runner.val_loop is not None
+            and self._epoch >= self.val_begin
+            and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)
+        )
+
+
+def _is_endless(dataloader: DataLoader) -> bool:
+    endless = (FiberInfiniteSampler, InfiniteSampler)
+    return any(isinstance(sampler, endless) for sampler in samplers_of(dataloader))
+
+
+def _mostly_empty(data_batch: Any, max_empty: float) -> bool:
+    """Whether more than a share of the images, or all of them, have no box (on any rank)."""
+    samples = data_batch['data_samples']
+    empty = sum(len(sample.gt_instances) == 0 for sample in samples)
+    skip = torch.tensor(float(empty == len(samples) or empty > max_empty * len(samples)))
+    all_reduce(skip, op='max')
+    return bool(skip)

@@ -1,0 +1,121 @@
+"""Train any config, on one process or many.
+
+    python tools/train.py CONFIG [--work-dir DIR] [--resume] [--cfg-options KEY=VALUE ...]
+    torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch
+
+A run that was killed continues with ``--resume`` from its last checkpoint, and ends with the
+weights that it would have had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+
+import fiber_mm  # noqa: F401  (registers everything)
+from fiber_mm.engine import CheckpointError, ConfigError, explain_build_error, tune_cpu_allocator
+from fiber_mm.engine.config import check_config
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate by the batch size, by the config's auto_scale_lr",
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='FILE',
+        help='continue from a checkpoint; without FILE from the last one in the work folder',
+    )
+    parser.add_argument('--seed', type=int, help='seed of everything that is random')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that override the config, e.g. train_dataloader.batch_size=2 key="[a,b]"',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torch.distributed.launch passes it; torchrun sets the variable instead.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with what the command line says.
+
+    Raises:
+        ConfigError: a key is mistyped, or an option does not apply to this config.
+    """
+    if not Path(args.config).is_file():
+        raise ConfigError(f'there is no config file {args.config}')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    check_config(cfg)
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    if args.seed is not None:
+        cfg.setdefault('randomness', {})
+        cfg.randomness.seed = args.seed
+    if args.amp:
+        if torch.cuda.is_available():
+            cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        else:
+            cfg.optim_wrapper.type = 'FiberBf16OptimWrapper'
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ConfigError(
+                '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config'
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    cfg.setdefault('runner_type', 'FiberRunner')
+    return cfg
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train."""
+    args = parse_args(argv)
+    tune_cpu_allocator()
+    try:
+        RUNNERS.build(load_config(args)).train()
+    except (ConfigError, CheckpointError) as error:
+        sys.exit(f'error: {error}')
+    except TypeError as error:
+        explanation = explain_build_error(error)
+        if explanation is None:
+            raise
+        raise ConfigError(explanation) from error
+
+
+if __name__ == '__main__':
+    main()
