@@ -116,9 +116,13 @@ class FiberGrounder(SingleStageDetector):
             batch_data_samples: each with ``prompts`` (one or more chunks).
             rescale: whether boxes are given in the original image's pixels.
         """
-        samples = batch_data_samples
+        return self.predict_by_trunk(self.image_trunk(batch_inputs), batch_data_samples, rescale)
+
+    def predict_by_trunk(
+        self, trunk: ImageTrunk, samples: list[DetDataSample], rescale: bool = True
+    ) -> list[DetDataSample]:
+        """:meth:`predict` for images that went through :meth:`image_trunk` before."""
         prompts = [self._prompts(sample) for sample in samples]
-        trunk = self.image_trunk(batch_inputs)
         if len({len(p) for p in prompts}) == 1:
             results = self._detect(trunk, prompts, samples, rescale)
         else:  # images with another number of chunks each
