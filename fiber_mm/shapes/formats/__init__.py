@@ -1,0 +1,33 @@
+"""Writers of the file formats that real data sets come in.
+
+Each module turns one scene into rows of the files it writes: ``rows(scene)`` returns
+``{(path, section): [row, ...]}`` with ``path`` relative to the folder; ``section`` is the key of
+a list in a JSON file, or '' for a JSON-lines or text file. Ids are derived from the image id, so
+rows do not depend on one another and can be made in any order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..scene import Scene
+from . import coco, entities, lvis, mdetr, odvg
+
+Rows = dict[tuple[str, str], list[Any]]
+_FORMATS = (coco, lvis, odvg, mdetr, entities)
+
+
+def scene_rows(scene: Scene) -> Rows:
+    """Rows of all formats for one scene."""
+    out: Rows = {(f'scenes_{scene.split}.jsonl', ''): [scene.to_dict()]}
+    for module in _FORMATS:
+        out.update(module.rows(scene))
+    return out
+
+
+def headers(split: str) -> dict[str, dict[str, Any]]:
+    """The parts of each JSON file that are the same for all scenes, by path."""
+    return {**coco.headers(split), **mdetr.headers(split)}
+
+
+__all__ = ['coco', 'entities', 'headers', 'lvis', 'mdetr', 'odvg', 'scene_rows']

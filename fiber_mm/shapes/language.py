@@ -1,0 +1,372 @@
+"""Captions with phrase spans, and referring expressions, true by construction.
+
+Both are built from noun phrases whose set of objects is known: an attribute set that exactly one
+object fits ('a small striped red circle'), or a counted group ('two red circles').
+"""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import numpy as np
+
+from . import vocabulary as V
+from .relations import EXTREMES, INVERSE, at_position, has_size, holds, is_extreme
+from .scene import Scene, is_train, pick
+
+ATTRIBUTES = ('size', 'texture', 'colour', 'shape')  # in spoken order
+CAPTIONS_PER_IMAGE = 5
+EXPRESSIONS_PER_IMAGE = 3
+GENERIC = 'shape'
+
+RELATION_TEXT = {
+    'left of': ('to the left of', 'left of'),
+    'right of': ('to the right of', 'right of'),
+    'above': ('above', 'over'),
+    'below': ('below', 'under'),
+    'in front of': ('in front of', 'partly covering'),
+    'behind': ('behind', 'partly hidden by'),
+}
+POSITION_TEXT = {
+    ('left',): 'on the left',
+    ('right',): 'on the right',
+    ('top',): 'at the top',
+    ('bottom',): 'at the bottom',
+    ('middle',): 'in the middle',
+    ('left', 'top'): 'in the top left corner',
+    ('right', 'top'): 'in the top right corner',
+    ('left', 'bottom'): 'in the bottom left corner',
+    ('right', 'bottom'): 'in the bottom right corner',
+}
+Attributes = dict[str, str]
+
+
+def fits(index: int, attributes: Attributes, scene: Scene, loose: bool = False) -> bool:
+    """Whether an object has all the attributes (keys: size, texture, colour, shape)."""
+    obj = scene.objects[index]
+    for key, value in attributes.items():
+        if key == 'size':
+            if not has_size(obj, value, scene, loose):
+                return False
+        elif getattr(obj, key) != value:
+            return False
+    return True
+
+
+def matches(attributes: Attributes, scene: Scene, loose: bool = True) -> list[int]:
+    """Indices of the objects that fit."""
+    return [i for i in range(len(scene.objects)) if fits(i, attributes, scene, loose)]
+
+
+def noun(attributes: Attributes, count: int = 1) -> str:
+    """'small striped red circle', or its plural; without a shape: 'red shape'."""
+    words = [attributes[k] for k in ATTRIBUTES[:3] if k in attributes]
+    head = attributes.get('shape', GENERIC)
+    return ' '.join([*words, head if count == 1 else V.plural(head)])
+
+
+def with_article(text: str) -> str:
+    """'a red circle', 'an orange circle'."""
+    return ('an ' if text[0] in 'aeiou' else 'a ') + text
+
+
+def _attributes_of(index: int, keys: Sequence[str], scene: Scene) -> Attributes | None:
+    out = {}
+    for key in ATTRIBUTES:
+        if key not in keys:
+            continue
+        if key == 'size':
+            word = next((w for w in V.SIZE_WORDS if has_size(scene.objects[index], w, scene)), None)
+            if word is None:
+                return None
+            out[key] = word
+        else:
+            out[key] = getattr(scene.objects[index], key)
+    return out
+
+
+# Attribute sets to try, from bare to full; the first two mostly name the class.
+_KEY_SETS = (
+    ('colour', 'shape'),
+    ('texture', 'colour', 'shape'),
+    ('size', 'colour', 'shape'),
+    ('size', 'texture', 'colour', 'shape'),
+    ('shape',),
+    ('colour',),
+    ('size', 'shape'),
+    ('texture', 'shape'),
+    ('size', 'colour'),
+    ('texture', 'colour'),
+)
+
+
+def describe(index: int, scene: Scene, rng: np.random.Generator) -> Attributes | None:
+    """Attributes that no other object fits even loosely, or None."""
+    draw = rng.random()
+    start = 0 if draw < 0.5 else int(rng.random() * len(_KEY_SETS))
+    for i in range(len(_KEY_SETS)):
+        attributes = _attributes_of(index, _KEY_SETS[(start + i) % len(_KEY_SETS)], scene)
+        if attributes and matches(attributes, scene) == [index]:
+            return attributes
+    return None
+
+
+class _Text:
+    """A sentence under construction, with the spans of its phrases."""
+
+    def __init__(self) -> None:
+        self.text = ''
+        self.phrases: list[dict[str, Any]] = []
+
+    def add(self, words: str) -> None:
+        self.text += (' ' if self.text else '') + words
+
+    def add_phrase(self, words: str, objects: Sequence[int]) -> None:
+        self.add(words)
+        span = [len(self.text) - len(words), len(self.text)]
+        self.phrases.append(dict(span=span, phrase=words, objects=list(objects)))
+
+
+def _group(index: int, scene: Scene) -> tuple[str, list[int]]:
+    """The class of an object, counted: always possible."""
+    obj = scene.objects[index]
+    attributes = dict(colour=obj.colour, shape=obj.shape)
+    members = matches(attributes, scene)
+    words = noun(attributes, len(members))
+    if len(members) == 1:
+        return with_article(words), members
+    return f'{V.NUMBERS[len(members)]} {words}', members
+
+
+def _mention(index: int, scene: Scene, rng: np.random.Generator) -> tuple[str, list[int]]:
+    attributes = describe(index, scene, rng)
+    if attributes is None:
+        return _group(index, scene)
+    return with_article(noun(attributes)), [index]
+
+
+def _order(n: int, rng: np.random.Generator) -> list[int]:
+    return rng.permutation(n).tolist()
+
+
+def _relation_caption(scene: Scene, rng: np.random.Generator) -> _Text | None:
+    """'a red circle is above a blue square'."""
+    if not scene.relations:
+        return None
+    for _ in range(4):
+        a, relation, b = pick(rng, scene.relations)
+        if rng.random() < 0.5:
+            a, relation, b = b, INVERSE[relation], a
+        first, second = describe(a, scene, rng), describe(b, scene, rng)
+        if first is None or second is None:
+            continue
+        out = _Text()
+        out.add_phrase(with_article(noun(first)), [a])
+        out.add('is ' + pick(rng, RELATION_TEXT[relation]))
+        out.add_phrase(with_article(noun(second)), [b])
+        return out
+    return None
+
+
+def _list_caption(scene: Scene, rng: np.random.Generator, most: int) -> _Text:
+    """'two stars and a red circle with a blue square'."""
+    out, used = _Text(), set()
+    joints = (pick(rng, ('and', 'with', 'together with')), 'and')
+    for index in _order(len(scene.objects), rng):
+        words, members = _mention(index, scene, rng)
+        if used.intersection(members):
+            continue
+        if out.phrases:
+            out.add(joints[min(len(out.phrases) - 1, 1)])
+        out.add_phrase(words, members)
+        used.update(members)
+        if len(out.phrases) == most:
+            break
+    return out
+
+
+def _position_caption(scene: Scene, rng: np.random.Generator) -> _Text | None:
+    """'there is a red circle at the top left and a star on the right'."""
+    out, used = _Text(), set()
+    out.add('there is')
+    for index in _order(len(scene.objects), rng):
+        attributes = describe(index, scene, rng)
+        where = _position_of(index, scene)
+        if attributes is None or where is None:
+            continue
+        if used:
+            out.add('and')
+        out.add_phrase(with_article(noun(attributes)), [index])
+        out.add(POSITION_TEXT[where])
+        used.add(index)
+        if len(used) == 2:
+            break
+    return out if used else None
+
+
+def _position_of(index: int, scene: Scene) -> tuple[str, ...] | None:
+    """The most precise position that clearly holds."""
+    for words in sorted(POSITION_TEXT, key=len, reverse=True):
+        if at_position(scene.objects[index], words, scene):
+            return words
+    return None
+
+
+def make_captions(scene: Scene, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Five sentences about a scene.
+
+    Returns: list of dict(text, phrases); each phrase is dict(span=[start, end), phrase, objects),
+        with ``objects`` all the objects that it means. Sentences end in ' .' as in Flickr30k.
+    """
+    out = []
+    for i in range(CAPTIONS_PER_IMAGE):
+        draw = rng.random()
+        text = None
+        if i == 0:
+            text = _list_caption(scene, rng, 4)
+        elif draw < 0.45:
+            text = _relation_caption(scene, rng)
+        elif draw < 0.65:
+            text = _position_caption(scene, rng)
+        if text is None:
+            text = _list_caption(scene, rng, 2 if draw < 0.85 else 3)
+        if rng.random() < 0.2:
+            text.add(f'on a {scene.background["kind"]} background')
+        unseen = any(scene.objects[k].held_out for p in text.phrases for k in p['objects'])
+        out.append(dict(text=text.text + ' .', phrases=text.phrases, unseen=unseen))
+    return out
+
+
+def _base(index: int, scene: Scene, rng: np.random.Generator) -> Attributes:
+    """Attributes for an expression that goes on: rather ambiguous ones."""
+    draw = rng.random()
+    keys = ('colour', 'shape') if draw < 0.6 else ('shape',) if draw < 0.8 else ('colour',)
+    sets = [keys, ('shape',), ('colour',)]
+    for keys in sets:
+        attributes = _attributes_of(index, keys, scene)
+        if len(matches(attributes, scene)) > 1:
+            return attributes
+    return _attributes_of(index, sets[0], scene)
+
+
+def _by_attributes(index: int, scene: Scene, rng: np.random.Generator) -> dict[str, Any] | None:
+    attributes = describe(index, scene, rng)
+    return attributes and dict(text=noun(attributes), attributes=attributes)
+
+
+def _by_position(index: int, scene: Scene, rng: np.random.Generator) -> dict[str, Any] | None:
+    attributes = _base(index, scene, rng)
+    group = matches(attributes, scene)
+    options = [w for w in POSITION_TEXT if at_position(scene.objects[index], w, scene)]
+    for k in _order(len(options), rng):
+        words = options[k]
+        if [i for i in group if at_position(scene.objects[i], words, scene, loose=True)] == [index]:
+            text = f'{noun(attributes)} {POSITION_TEXT[words]}'
+            return dict(text=text, attributes=attributes, position=list(words))
+    return None
+
+
+def _by_extreme(index: int, scene: Scene, rng: np.random.Generator) -> dict[str, Any] | None:
+    attributes = _base(index, scene, rng)
+    group = matches(attributes, scene)
+    if len(group) < 2:
+        return None
+    options = [w for w in EXTREMES if is_extreme(index, w, group, scene)]
+    if not options:
+        return None
+    word = pick(rng, options)
+    return dict(text=f'{word} {noun(attributes)}', attributes=attributes, extreme=word)
+
+
+def _by_relation(index: int, scene: Scene, rng: np.random.Generator) -> dict[str, Any] | None:
+    attributes = _base(index, scene, rng)
+    group = matches(attributes, scene)
+    for other in _order(len(scene.objects), rng):
+        anchor = other != index and describe(other, scene, rng)
+        if not anchor:
+            continue
+        for relation in INVERSE:
+            fit = [i for i in group if i != other and holds(i, relation, other, scene, loose=True)]
+            if fit == [index] and holds(index, relation, other, scene):
+                words = pick(rng, RELATION_TEXT[relation])
+                return dict(text=f'{noun(attributes)} {words} the {noun(anchor)}',
+                            attributes=attributes, relation=relation, anchor=anchor,
+                            anchor_object=other)  # fmt: skip
+    return None
+
+
+_KINDS = dict(
+    attributes=_by_attributes, position=_by_position, extreme=_by_extreme, relation=_by_relation
+)
+_FIRST = ('attributes',) * 3 + ('position',) * 3 + ('extreme',) * 2 + ('relation',) * 3
+
+
+def make_expressions(scene: Scene, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Referring expressions that each mean exactly one object.
+
+    Returns: up to three dicts: ``text``, ``object`` (index), ``kind``, ``head`` (span of the noun
+        phrase without its supplement), ``distractors`` (number of other objects of the same
+        colour or shape), ``unseen``, and the parts it was built of.
+    """
+    objects = scene.objects
+    rivals = [
+        sum(o.colour == p.colour or o.shape == p.shape for p in objects) - 1 for o in objects
+    ]
+    order = sorted(_order(len(objects), rng), key=lambda i: rivals[i] == 0)
+    out = []
+    for index in order:
+        first = pick(rng, _FIRST)
+        for kind in (first, *(k for k in _KINDS if k != first)):
+            found = _KINDS[kind](index, scene, rng)
+            if found:
+                break
+        if not found:
+            continue
+        article = 'the ' if rng.random() < 0.7 or kind == 'extreme' else ''
+        head = noun(found['attributes'])
+        if kind == 'extreme':
+            head = f'{found["extreme"]} {head}'
+        found['text'] = article + found['text']
+        mentioned = [index, found.get('anchor_object', index)]
+        found.update(
+            object=index,
+            kind=kind,
+            head=[0, len(article) + len(head)],
+            distractors=rivals[index],
+            unseen=any(objects[i].held_out for i in mentioned),
+        )
+        out.append(found)
+        if len(out) == EXPRESSIONS_PER_IMAGE:
+            break
+    return out
+
+
+def speak(scene: Scene, rng: np.random.Generator) -> None:
+    """Write captions and expressions into a scene."""
+    scene.captions = make_captions(scene, rng)
+    scene.expressions = make_expressions(scene, rng)
+    if is_train(scene.split) and any(t['unseen'] for t in scene.captions + scene.expressions):
+        raise AssertionError(f'held-out class in a training text of image {scene.image_id}')
+
+
+def corpus() -> list[str]:
+    """Every word of the grammar in the contexts it occurs in; the tokenizer is trained on this."""
+    lines = []
+    for name in V.CATEGORIES:
+        colour, shape = name.split(' ')
+        for word in (*V.TEXTURES, *V.SIZE_WORDS, *EXTREMES, ''):
+            text = f'{word} {colour} {shape}'.strip()
+            many = f'{word} {colour} {V.plural(shape)}'.strip()
+            lines += [text, f'the {text}', with_article(text), f'two {many}', f'{text}. ']
+            lines.append(f'{word} {shape}'.strip())
+            lines.append(f'the {word} {colour} {GENERIC}')
+    links = [w for options in RELATION_TEXT.values() for w in options]
+    for words in (*links, *POSITION_TEXT.values(), 'and', 'with', 'together with', 'there is'):
+        lines += [words, f' {words}', f'it is {words} the one'] * 8
+    for word in (*V.NUMBERS, *V.BACKGROUNDS, 'background', 'on', 'image', 'picture', 'how', 'many',
+                 'what', 'which', 'colour', 'are', 'there', 'is', 'the', 'yes', 'no', 'left',
+                 'right', 'both', 'same', 'more', 'than', 'fewer', 'images', GENERIC, 'object',
+                 'objects', 'of', 'in', 'an', 'a', 'does', 'has', 'true', 'false', 'each',
+                 'texture', 'size', 'number', 'or', 'not', 'to'):  # fmt: skip
+        lines += [word, f' {word}', f' {word} .', f' {word} ?'] * 8
+    return lines
