@@ -5,7 +5,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class TokenizedPrompt:
         """T, padding included."""
         return self.input_ids.shape[0]
 
-    def to(self, device: Union[str, torch.device]) -> 'TokenizedPrompt':
+    def to(self, device: str | torch.device) -> 'TokenizedPrompt':
         """The same on another device."""
         return replace(
             self,
@@ -93,10 +93,10 @@ class PromptTokenizer:
 
     def __init__(
         self,
-        tokenizer: Union[str, os.PathLike, Any],
+        tokenizer: str | os.PathLike | Any,
         max_tokens: int = 256,
         pad_to: str = 'max',
-        vocab_size: Optional[int] = None,
+        vocab_size: int | None = None,
     ) -> None:
         if pad_to not in ('max', 'longest'):
             raise ValueError(f"pad_to must be 'max' or 'longest', got {pad_to!r}")
@@ -226,7 +226,7 @@ def load_local_tokenizer(source: str) -> Any:
         ) from error
 
 
-def check_vocabulary(tokenizer: Any, vocab_size: Optional[int], source: str = 'tokenizer') -> None:
+def check_vocabulary(tokenizer: Any, vocab_size: int | None, source: str = 'tokenizer') -> None:
     """Refuse a tokenizer whose ids are not those of the model.
 
     Raises:
@@ -268,11 +268,11 @@ class FiberDataPreprocessor(DetDataPreprocessor):
 
     def __init__(
         self,
-        tokenizer: Union[str, os.PathLike, Any],
+        tokenizer: str | os.PathLike | Any,
         max_tokens: int = 256,
         pad_to: str = 'max',
-        chunk_size: Optional[int] = None,
-        vocab_size: Optional[int] = None,
+        chunk_size: int | None = None,
+        vocab_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -343,10 +343,10 @@ class FiberDataPreprocessor(DetDataPreprocessor):
 
     def _tokenize(
         self,
-        text: Union[str, Sequence[str], Mapping[str, str]],
+        text: str | Sequence[str] | Mapping[str, str],
         custom_entities: bool,
         tokens_positive: Any,
-        affixes: Optional[Mapping],
+        affixes: Mapping | None,
         training: bool,
     ) -> list[TokenizedPrompt]:
         if isinstance(text, str) and not (custom_entities and tokens_positive is None):
@@ -366,7 +366,7 @@ class FiberDataPreprocessor(DetDataPreprocessor):
         return self._tokenize_classes(tuple(names), affixes, training)
 
     def _tokenize_classes(
-        self, names: tuple[str, ...], affixes: Optional[Mapping], training: bool
+        self, names: tuple[str, ...], affixes: Mapping | None, training: bool
     ) -> list[TokenizedPrompt]:
         key = (names, repr(affixes), training)
         if key in self._class_lists:

@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Optional, Union
 
 from .phrases import find_noun_phrases
 
@@ -17,7 +16,7 @@ PROMPT_KEYS = ('prefix', 'name', 'suffix')
 Span = tuple[int, int]
 Affixes = Mapping[str, Mapping[str, str]]
 #: Spans per entity, the same keyed by label, or -1 for "the whole caption" (mmdet's sentinel).
-TokensPositive = Union[Sequence[Sequence[Sequence[int]]], Mapping[int, Sequence], int]
+TokensPositive = Sequence[Sequence[Sequence[int]]] | Mapping[int, Sequence] | int
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _join_classes(names: Sequence[str], labels: Sequence[int], affixes: Affixes)
     return Prompt(text, spans, [name.strip() for name in cleaned_names], list(labels))
 
 
-def class_prompt(names: Sequence[str], affixes: Optional[Affixes] = None) -> Prompt:
+def class_prompt(names: Sequence[str], affixes: Affixes | None = None) -> Prompt:
     """Join class names to one prompt: ``"cat. red car. dog"``, without a final period.
 
     Args:
@@ -149,8 +148,8 @@ def chunk_class_prompts(
     names: Sequence[str],
     count_tokens: Callable[[str], int],
     max_tokens: int = 256,
-    chunk_size: Optional[int] = None,
-    affixes: Optional[Affixes] = None,
+    chunk_size: int | None = None,
+    affixes: Affixes | None = None,
 ) -> list[Prompt]:
     """Split a class list into prompts that each fit the text encoder, greedily and in order.
 
@@ -203,7 +202,7 @@ def chunk_class_prompts(
     return chunks
 
 
-def _span_fault(caption: str, span: Sequence[int]) -> Optional[str]:
+def _span_fault(caption: str, span: Sequence[int]) -> str | None:
     start, end = span
     if start >= end:
         return 'is reversed or empty'
@@ -213,7 +212,7 @@ def _span_fault(caption: str, span: Sequence[int]) -> Optional[str]:
 
 
 def caption_prompt(
-    caption: str, tokens_positive: Optional[TokensPositive] = None, strict: bool = True
+    caption: str, tokens_positive: TokensPositive | None = None, strict: bool = True
 ) -> Prompt:
     """A caption with the phrases to be grounded.
 

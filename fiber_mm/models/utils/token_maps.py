@@ -4,7 +4,7 @@ Pure functions on tensors and tokenizer encodings: no tokenizer is loaded here.
 """
 
 from collections.abc import Sequence
-from typing import Optional, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,16 +15,16 @@ Span = tuple[int, int]
 class CharEncoding(Protocol):
     """What is needed of a tokenizer's output (fast tokenizers of Hugging Face have it)."""
 
-    def char_to_token(self, char_index: int) -> Optional[int]:
+    def char_to_token(self, char_index: int) -> int | None:
         """Token of a character, or None where no token covers it."""
 
 
-def _token_at(encoding: CharEncoding, char_index: int) -> Optional[int]:
+def _token_at(encoding: CharEncoding, char_index: int) -> int | None:
     # The Rust side refuses negative numbers with an OverflowError.
     return encoding.char_to_token(char_index) if char_index >= 0 else None
 
 
-def _first_token(encoding: CharEncoding, positions: Sequence[int]) -> Optional[int]:
+def _first_token(encoding: CharEncoding, positions: Sequence[int]) -> int | None:
     for position in positions:
         token = _token_at(encoding, position)
         if token is not None:

@@ -57,10 +57,12 @@ def test_class_prompt_marks_each_name(tokenizer_dir):
     assert tokens.token_map.shape == (3, 256)
     assert [tokens_of(tokenizer, tokens, row) for row in range(3)] == ['fire truck', 'bow', 'cat']
     length = int(tokens.attention_mask.sum())
-    assert tokens.input_ids[0] == 0 and tokens.input_ids[length - 1] == 2
+    assert tokens.input_ids[0] == 0
+    assert tokens.input_ids[length - 1] == 2
     assert (tokens.input_ids[length:] == 1).all()
     # specials and separators belong to nobody
-    assert not tokens.token_map[:, 0].any() and not tokens.token_map[:, length - 1 :].any()
+    assert not tokens.token_map[:, 0].any()
+    assert not tokens.token_map[:, length - 1 :].any()
     assert int((~tokens.token_map.any(0) & tokens.attention_mask).sum()) == 4
 
 
@@ -69,7 +71,8 @@ def test_pad_to_longest(tokenizer_dir):
     full = PromptTokenizer(tokenizer_dir, pad_to='max', max_tokens=64)
     prompt = class_prompt(['red circle', 'blue square'])
     tokens = short(prompt)
-    assert len(tokens) % 8 == 0 and len(tokens) - int(tokens.attention_mask.sum()) < 8
+    assert len(tokens) % 8 == 0
+    assert len(tokens) - int(tokens.attention_mask.sum()) < 8
     assert len(full(prompt)) == 64
     again = tokens.padded(64)
     assert torch.equal(again.input_ids, full(prompt).input_ids)
@@ -90,7 +93,7 @@ def test_tokenless_phrase(tokenizer_dir):
     tokenizer = PromptTokenizer(tokenizer_dir)
     prompt = caption_prompt('a cat     dog', [[[2, 5]], [[7, 9]]])
     prompt = Prompt(prompt.text, [prompt.spans[0], []], ['cat', 'nothing'], [0, 1])
-    with pytest.raises(ValueError, match="'nothing'.*covers no token"):
+    with pytest.raises(ValueError, match=r"'nothing'.*covers no token"):
         tokenizer(prompt)
     with pytest.warns(UserWarning, match='it scores 0'):
         tokens = tokenizer(prompt, strict=False)
@@ -100,11 +103,13 @@ def test_tokenless_phrase(tokenizer_dir):
 def test_long_captions(tokenizer_dir):
     tokenizer = PromptTokenizer(tokenizer_dir, max_tokens=16)
     caption = 'red circle ' * 20 + 'cat'
-    with pytest.raises(ValueError, match="limit is 16: phrase 'cat'.*would be lost"):
+    with pytest.raises(ValueError, match=r"limit is 16: phrase 'cat'.*would be lost"):
         tokenizer(caption_prompt(caption, [[[0, 3]], [[len(caption) - 3, len(caption)]]]))
     tokens = tokenizer(caption_prompt(caption, [[[0, 3]]]))  # nothing of interest is cut off
-    assert len(tokens) == 16 and tokens.attention_mask.all()
-    assert tokens.input_ids[0] == 0 and tokens.input_ids[-1] == 2
+    assert len(tokens) == 16
+    assert tokens.attention_mask.all()
+    assert tokens.input_ids[0] == 0
+    assert tokens.input_ids[-1] == 2
     assert tokens_of(tokenizer, tokens, 0) == 'red'
 
 
@@ -215,7 +220,7 @@ def test_long_class_lists_are_chunked(tokenizer_dir):
     labels = torch.cat([prompt.labels for prompt in sample.prompts])
     assert labels.tolist() == list(range(40))
     assert [n for prompt in sample.prompts for n in prompt.names] == names
-    with pytest.raises(ValueError, match='image.jpg.*limit is 64'):
+    with pytest.raises(ValueError, match=r'image.jpg.*limit is 64'):
         preprocessor(make_batch(make_sample([0], text=names)), True)
 
     by_size = FiberDataPreprocessor(tokenizer_dir, chunk_size=16)
@@ -242,7 +247,7 @@ def test_faulty_samples(preprocessor, meta, error, message):
 def test_faulty_training_samples(preprocessor):
     with pytest.raises(ValueError, match=r'image.jpg.*labels \[3\] are not in the prompt'):
         preprocessor(make_batch(make_sample([3], text='a cat', tokens_positive=[[[2, 5]]])), True)
-    with pytest.raises(ValueError, match='image.jpg: span .* outside the caption'):
+    with pytest.raises(ValueError, match=r'image.jpg: span .* outside the caption'):
         preprocessor(make_batch(make_sample([0], text='a cat', tokens_positive=[[[2, 9]]])), True)
     with pytest.raises(ValueError, match="needs 'tokens_positive'"):
         preprocessor(make_batch(make_sample([0], text='a cat')), True)

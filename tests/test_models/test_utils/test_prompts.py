@@ -1,5 +1,7 @@
 """Class names and captions to prompts."""
 
+import itertools
+
 import pytest
 
 from fiber_mm.models.utils.prompts import (
@@ -97,7 +99,7 @@ def test_chunks_hold_every_class_once():
     chunks = chunk_class_prompts(names, count_words, max_tokens=30)
     assert [label for chunk in chunks for label in chunk.labels] == list(range(50))
     assert all(count_words(chunk.text) <= 30 for chunk in chunks)
-    for chunk, after in zip(chunks, chunks[1:]):  # greedy: the next class would not have fitted
+    for chunk, after in itertools.pairwise(chunks):  # greedy: the next class would not have fitted
         assert count_words(chunk.text + '. ' + after.names[0]) > 30
     for chunk in chunks:
         assert [chunk.text[a:b] for ((a, b),) in chunk.spans] == chunk.names
