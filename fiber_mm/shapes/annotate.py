@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from .geometry import Patch
-from .relations import all_relations
+from .relations import View
 from .scene import Canvas, Scene, ShapeObject
 
 
 def _segmentation(obj: ShapeObject, index: int, canvas: Canvas) -> Any:
     """A polygon where that is exact, else run lengths (holes, occlusion, image border)."""
     patch = canvas.patches[index]
-    if patch.whole and obj.shape != 'ring' and obj.area == patch.total:
+    if obj.shape != 'ring' and obj.area == patch.total:
         return [patch.outline[0].round(1).reshape(-1).tolist()]
     rle = coco_mask.encode((canvas.owner == index + 1).view(np.uint8))
     return dict(size=list(rle['size']), counts=rle['counts'].decode())
@@ -44,17 +45,21 @@ def _overlaps(canvas: Canvas) -> list[list[Any]]:
 
 
 def annotate(scene: Scene, canvas: Canvas) -> None:
-    """Fill in ``box``, ``area``, ``visible``, ``inside`` and ``segmentation`` of every object, and ``overlaps``."""
+    """Fill in ``box``, ``area``, ``visible``, ``inside`` and ``segmentation``, ``size_word`` and
+    ``position`` of every object, and the scene's ``overlaps`` and ``relations``."""
     for i, obj in enumerate(scene.objects):
         patch = canvas.patches[i]
         rows, cols = patch.slices
-        mask = canvas.owner[rows, cols] == i + 1
-        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        x, y = cols.start + int(xs[0]), rows.start + int(ys[0])
-        obj.box = (x, y, int(xs[-1] - xs[0]) + 1, int(ys[-1] - ys[0]) + 1)
-        obj.area = int(np.count_nonzero(mask))
-        obj.visible = round(obj.area / patch.total, 3)
-        obj.inside = round(int(np.count_nonzero(patch.mask)) / patch.total, 3)
+        area = canvas.visible[i]
+        mask = patch.mask if area == patch.seen else canvas.owner[rows, cols] == i + 1
+        x, y, w, h = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+        obj.box = (cols.start + x, rows.start + y, w, h)
+        obj.area = area
+        obj.visible = round(area / patch.total, 3)
+        obj.inside = round(patch.seen / patch.total, 3)
         obj.segmentation = _segmentation(obj, i, canvas)
     scene.overlaps = _overlaps(canvas)
-    scene.relations = all_relations(scene)
+    view = View(scene)
+    for i, obj in enumerate(scene.objects):
+        obj.size_word, obj.position = view.size_word(i), view.positions(i)
+    scene.relations = view.all_relations()

@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import cv2
 from tqdm import tqdm
@@ -38,8 +39,7 @@ def make_scene(seed: int, split: str, index: int, image_size: int = 256) -> tupl
     return scene, encode(render(scene, canvas.patches), scene.effects['quality'])
 
 
-def _dump(row: Any) -> str:
-    return json.dumps(row, separators=(',', ':'))
+_dump = json.JSONEncoder(separators=(',', ':'), check_circular=False).encode
 
 
 def _work(job: tuple[str, int, str, int, int, int]) -> tuple[int, dict, list]:

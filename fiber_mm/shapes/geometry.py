@@ -30,7 +30,7 @@ class Patch(NamedTuple):
         alpha: (h, w) uint8, coverage of each pixel.
         mask: (h, w) bool, pixels that count as the shape's.
         total: mask pixels of the whole shape, those outside the image included.
-        whole: whether all of the shape lies inside the image.
+        seen: mask pixels inside the image.
         outline: the contours it was filled from.
     """
 
@@ -38,7 +38,7 @@ class Patch(NamedTuple):
     alpha: np.ndarray
     mask: np.ndarray
     total: int
-    whole: bool
+    seen: int
     outline: list[np.ndarray]
 
 
@@ -87,34 +87,37 @@ def contours(obj: Outlined) -> list[np.ndarray]:
     c, s = math.cos(turn), math.sin(turn)
     matrix = np.array([[c, s], [-s * obj.aspect, c * obj.aspect]])
     parts = [p @ matrix for p in parts]
-    low, high = parts[0].min(0), parts[0].max(0)
-    scale = obj.size / (high - low).max()
-    shift = np.asarray(obj.centre) - scale * (low + high) / 2
+    x0, y0, x1, y1 = (*parts[0].min(0).tolist(), *parts[0].max(0).tolist())
+    scale = obj.size / max(x1 - x0, y1 - y0)
+    x, y = obj.centre
+    shift = np.array([x - scale * (x0 + x1) / 2, y - scale * (y0 + y1) / 2])
     return [p * scale + shift for p in parts]
 
 
 def _fill(parts: list[np.ndarray], size: float, width: int, height: int) -> Patch:
-    low, high = parts[0].min(0), parts[0].max(0)
-    x0, y0 = int(math.floor(low[0])), int(math.floor(low[1]))
-    w, h = int(math.ceil(high[0])) - x0, int(math.ceil(high[1])) - y0
+    x0, y0, x1, y1 = (*parts[0].min(0).tolist(), *parts[0].max(0).tolist())
+    x0, y0 = math.floor(x0), math.floor(y0)
+    w, h = math.ceil(x1) - x0, math.ceil(y1) - y0
     # Supersampling, not OpenCV's anti-aliasing: that one widens shapes by half a pixel.
     k = 4 if size < 48 else 2
     big = np.zeros((h * k, w * k), np.uint8)
-    fixed = [
-        np.round(((p - (x0, y0)) * k - 0.5) * (1 << _SHIFT)).astype(np.int32) for p in parts
-    ]
+    step = k << _SHIFT
+    # - 0.5: OpenCV counts from pixel centres; the other half rounds
+    offset = np.array([-x0 * step - (1 << _SHIFT) / 2 + 0.5, -y0 * step - (1 << _SHIFT) / 2 + 0.5])
+    fixed = [(p * step + offset).astype(np.int32) for p in parts]
     cv2.fillPoly(big, fixed, 255, cv2.LINE_8, _SHIFT)
     alpha = cv2.resize(big, (w, h), interpolation=cv2.INTER_AREA)
     mask = alpha >= 128
-    total = int(np.count_nonzero(mask))
+    total = seen = cv2.countNonZero(mask.view(np.uint8))
     left, top = max(0, -x0), max(0, -y0)
     right, bottom = min(w, width - x0), min(h, height - y0)
-    whole = left == 0 and top == 0 and right == w and bottom == h
-    if not whole:
+    if left or top or right < w or bottom < h:
         right, bottom = max(right, left), max(bottom, top)
-        alpha, mask = alpha[top:bottom, left:right], mask[top:bottom, left:right]
+        alpha = np.ascontiguousarray(alpha[top:bottom, left:right])
+        mask = np.ascontiguousarray(mask[top:bottom, left:right])
+        seen = int(np.count_nonzero(mask))
     rows, cols = slice(y0 + top, y0 + bottom), slice(x0 + left, x0 + right)
-    return Patch((rows, cols), alpha, mask, total, whole, parts)
+    return Patch((rows, cols), alpha, mask, total, seen, parts)
 
 
 def rasterise(obj: Outlined, width: int, height: int) -> Patch:

@@ -6,12 +6,13 @@ object fits ('a small striped red circle'), or a counted group ('two red circles
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from . import vocabulary as V
-from .relations import EXTREMES, INVERSE, at_position, has_size, holds, is_extreme
+from .relations import EXTREMES, INVERSE, View
 from .scene import Scene, is_train, pick
 
 ATTRIBUTES = ('size', 'texture', 'colour', 'shape')  # in spoken order
@@ -33,29 +34,38 @@ POSITION_TEXT = {
     ('top',): 'at the top',
     ('bottom',): 'at the bottom',
     ('middle',): 'in the middle',
-    ('left', 'top'): 'in the top left corner',
-    ('right', 'top'): 'in the top right corner',
-    ('left', 'bottom'): 'in the bottom left corner',
-    ('right', 'bottom'): 'in the bottom right corner',
+    ('left', 'top'): 'at the top left',
+    ('right', 'top'): 'at the top right',
+    ('left', 'bottom'): 'at the bottom left',
+    ('right', 'bottom'): 'at the bottom right',
 }
+_BY_PRECISION = sorted(POSITION_TEXT, key=len, reverse=True)
 Attributes = dict[str, str]
 
 
-def fits(index: int, attributes: Attributes, scene: Scene, loose: bool = False) -> bool:
+def fits(index: int, attributes: Attributes, view: View, loose: bool = False) -> bool:
     """Whether an object has all the attributes (keys: size, texture, colour, shape)."""
-    obj = scene.objects[index]
+    obj = view.objects[index]
     for key, value in attributes.items():
         if key == 'size':
-            if not has_size(obj, value, scene, loose):
+            if not view.has_size(index, value, loose):
                 return False
         elif getattr(obj, key) != value:
             return False
     return True
 
 
-def matches(attributes: Attributes, scene: Scene, loose: bool = True) -> list[int]:
+def matches(attributes: Attributes, view: View, loose: bool = True) -> list[int]:
     """Indices of the objects that fit."""
-    return [i for i in range(len(scene.objects)) if fits(i, attributes, scene, loose)]
+    return [i for i in range(len(view.objects)) if fits(i, attributes, view, loose)]
+
+
+def _is_only(index: int, attributes: Attributes, view: View) -> bool:
+    """Whether no other object fits, even loosely."""
+    for i in range(len(view.objects)):
+        if i != index and fits(i, attributes, view, loose=True):
+            return False
+    return True
 
 
 def noun(attributes: Attributes, count: int = 1) -> str:
@@ -70,18 +80,18 @@ def with_article(text: str) -> str:
     return ('an ' if text[0] in 'aeiou' else 'a ') + text
 
 
-def _attributes_of(index: int, keys: Sequence[str], scene: Scene) -> Attributes | None:
+def _attributes_of(index: int, keys: Sequence[str], view: View) -> Attributes | None:
     out = {}
     for key in ATTRIBUTES:
         if key not in keys:
             continue
         if key == 'size':
-            word = next((w for w in V.SIZE_WORDS if has_size(scene.objects[index], w, scene)), None)
+            word = view.size_word(index)
             if word is None:
                 return None
             out[key] = word
         else:
-            out[key] = getattr(scene.objects[index], key)
+            out[key] = getattr(view.objects[index], key)
     return out
 
 
@@ -100,13 +110,13 @@ _KEY_SETS = (
 )
 
 
-def describe(index: int, scene: Scene, rng: np.random.Generator) -> Attributes | None:
+def describe(index: int, view: View, rng: np.random.Generator) -> Attributes | None:
     """Attributes that no other object fits even loosely, or None."""
     draw = rng.random()
     start = 0 if draw < 0.5 else int(rng.random() * len(_KEY_SETS))
     for i in range(len(_KEY_SETS)):
-        attributes = _attributes_of(index, _KEY_SETS[(start + i) % len(_KEY_SETS)], scene)
-        if attributes and matches(attributes, scene) == [index]:
+        attributes = _attributes_of(index, _KEY_SETS[(start + i) % len(_KEY_SETS)], view)
+        if attributes and _is_only(index, attributes, view):
             return attributes
     return None
 
@@ -127,21 +137,21 @@ class _Text:
         self.phrases.append(dict(span=span, phrase=words, objects=list(objects)))
 
 
-def _group(index: int, scene: Scene) -> tuple[str, list[int]]:
+def _group(index: int, view: View) -> tuple[str, list[int]]:
     """The class of an object, counted: always possible."""
-    obj = scene.objects[index]
+    obj = view.objects[index]
     attributes = dict(colour=obj.colour, shape=obj.shape)
-    members = matches(attributes, scene)
+    members = matches(attributes, view)
     words = noun(attributes, len(members))
     if len(members) == 1:
         return with_article(words), members
     return f'{V.NUMBERS[len(members)]} {words}', members
 
 
-def _mention(index: int, scene: Scene, rng: np.random.Generator) -> tuple[str, list[int]]:
-    attributes = describe(index, scene, rng)
+def _mention(index: int, view: View, rng: np.random.Generator) -> tuple[str, list[int]]:
+    attributes = describe(index, view, rng)
     if attributes is None:
-        return _group(index, scene)
+        return _group(index, view)
     return with_article(noun(attributes)), [index]
 
 
@@ -149,15 +159,15 @@ def _order(n: int, rng: np.random.Generator) -> list[int]:
     return rng.permutation(n).tolist()
 
 
-def _relation_caption(scene: Scene, rng: np.random.Generator) -> _Text | None:
+def _relation_caption(view: View, rng: np.random.Generator) -> _Text | None:
     """'a red circle is above a blue square'."""
-    if not scene.relations:
+    if not view.scene.relations:
         return None
     for _ in range(4):
-        a, relation, b = pick(rng, scene.relations)
+        a, relation, b = pick(rng, view.scene.relations)
         if rng.random() < 0.5:
             a, relation, b = b, INVERSE[relation], a
-        first, second = describe(a, scene, rng), describe(b, scene, rng)
+        first, second = describe(a, view, rng), describe(b, view, rng)
         if first is None or second is None:
             continue
         out = _Text()
@@ -168,12 +178,12 @@ def _relation_caption(scene: Scene, rng: np.random.Generator) -> _Text | None:
     return None
 
 
-def _list_caption(scene: Scene, rng: np.random.Generator, most: int) -> _Text:
+def _list_caption(view: View, rng: np.random.Generator, most: int) -> _Text:
     """'two stars and a red circle with a blue square'."""
     out, used = _Text(), set()
     joints = (pick(rng, ('and', 'with', 'together with')), 'and')
-    for index in _order(len(scene.objects), rng):
-        words, members = _mention(index, scene, rng)
+    for index in _order(len(view.objects), rng):
+        words, members = _mention(index, view, rng)
         if used.intersection(members):
             continue
         if out.phrases:
@@ -185,13 +195,13 @@ def _list_caption(scene: Scene, rng: np.random.Generator, most: int) -> _Text:
     return out
 
 
-def _position_caption(scene: Scene, rng: np.random.Generator) -> _Text | None:
+def _position_caption(view: View, rng: np.random.Generator) -> _Text | None:
     """'there is a red circle at the top left and a star on the right'."""
     out, used = _Text(), set()
     out.add('there is')
-    for index in _order(len(scene.objects), rng):
-        attributes = describe(index, scene, rng)
-        where = _position_of(index, scene)
+    for index in _order(len(view.objects), rng):
+        attributes = describe(index, view, rng)
+        where = _position_of(index, view)
         if attributes is None or where is None:
             continue
         if used:
@@ -204,15 +214,15 @@ def _position_caption(scene: Scene, rng: np.random.Generator) -> _Text | None:
     return out if used else None
 
 
-def _position_of(index: int, scene: Scene) -> tuple[str, ...] | None:
+def _position_of(index: int, view: View) -> tuple[str, ...] | None:
     """The most precise position that clearly holds."""
-    for words in sorted(POSITION_TEXT, key=len, reverse=True):
-        if at_position(scene.objects[index], words, scene):
+    for words in _BY_PRECISION:
+        if view.at_position(index, words):
             return words
     return None
 
 
-def make_captions(scene: Scene, rng: np.random.Generator) -> list[dict[str, Any]]:
+def make_captions(view: View, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Five sentences about a scene.
 
     Returns: list of dict(text, phrases); each phrase is dict(span=[start, end), phrase, objects),
@@ -223,71 +233,71 @@ def make_captions(scene: Scene, rng: np.random.Generator) -> list[dict[str, Any]
         draw = rng.random()
         text = None
         if i == 0:
-            text = _list_caption(scene, rng, 4)
+            text = _list_caption(view, rng, 4)
         elif draw < 0.45:
-            text = _relation_caption(scene, rng)
+            text = _relation_caption(view, rng)
         elif draw < 0.65:
-            text = _position_caption(scene, rng)
+            text = _position_caption(view, rng)
         if text is None:
-            text = _list_caption(scene, rng, 2 if draw < 0.85 else 3)
+            text = _list_caption(view, rng, 2 if draw < 0.85 else 3)
         if rng.random() < 0.2:
-            text.add(f'on a {scene.background["kind"]} background')
-        unseen = any(scene.objects[k].held_out for p in text.phrases for k in p['objects'])
+            text.add(f'on a {view.scene.background["kind"]} background')
+        unseen = any(view.objects[k].held_out for p in text.phrases for k in p['objects'])
         out.append(dict(text=text.text + ' .', phrases=text.phrases, unseen=unseen))
     return out
 
 
-def _base(index: int, scene: Scene, rng: np.random.Generator) -> Attributes:
+def _base(index: int, view: View, rng: np.random.Generator) -> Attributes:
     """Attributes for an expression that goes on: rather ambiguous ones."""
     draw = rng.random()
     keys = ('colour', 'shape') if draw < 0.6 else ('shape',) if draw < 0.8 else ('colour',)
     sets = [keys, ('shape',), ('colour',)]
     for keys in sets:
-        attributes = _attributes_of(index, keys, scene)
-        if len(matches(attributes, scene)) > 1:
+        attributes = _attributes_of(index, keys, view)
+        if len(matches(attributes, view)) > 1:
             return attributes
-    return _attributes_of(index, sets[0], scene)
+    return _attributes_of(index, sets[0], view)
 
 
-def _by_attributes(index: int, scene: Scene, rng: np.random.Generator) -> dict[str, Any] | None:
-    attributes = describe(index, scene, rng)
+def _by_attributes(index: int, view: View, rng: np.random.Generator) -> dict[str, Any] | None:
+    attributes = describe(index, view, rng)
     return attributes and dict(text=noun(attributes), attributes=attributes)
 
 
-def _by_position(index: int, scene: Scene, rng: np.random.Generator) -> dict[str, Any] | None:
-    attributes = _base(index, scene, rng)
-    group = matches(attributes, scene)
-    options = [w for w in POSITION_TEXT if at_position(scene.objects[index], w, scene)]
+def _by_position(index: int, view: View, rng: np.random.Generator) -> dict[str, Any] | None:
+    attributes = _base(index, view, rng)
+    group = matches(attributes, view)
+    options = [w for w in POSITION_TEXT if view.at_position(index, w)]
     for k in _order(len(options), rng):
         words = options[k]
-        if [i for i in group if at_position(scene.objects[i], words, scene, loose=True)] == [index]:
+        if [i for i in group if view.at_position(i, words, loose=True)] == [index]:
             text = f'{noun(attributes)} {POSITION_TEXT[words]}'
             return dict(text=text, attributes=attributes, position=list(words))
     return None
 
 
-def _by_extreme(index: int, scene: Scene, rng: np.random.Generator) -> dict[str, Any] | None:
-    attributes = _base(index, scene, rng)
-    group = matches(attributes, scene)
+def _by_extreme(index: int, view: View, rng: np.random.Generator) -> dict[str, Any] | None:
+    attributes = _base(index, view, rng)
+    group = matches(attributes, view)
     if len(group) < 2:
         return None
-    options = [w for w in EXTREMES if is_extreme(index, w, group, scene)]
+    options = [w for w in EXTREMES if view.is_extreme(index, w, group)]
     if not options:
         return None
     word = pick(rng, options)
     return dict(text=f'{word} {noun(attributes)}', attributes=attributes, extreme=word)
 
 
-def _by_relation(index: int, scene: Scene, rng: np.random.Generator) -> dict[str, Any] | None:
-    attributes = _base(index, scene, rng)
-    group = matches(attributes, scene)
-    for other in _order(len(scene.objects), rng):
-        anchor = other != index and describe(other, scene, rng)
+def _by_relation(index: int, view: View, rng: np.random.Generator) -> dict[str, Any] | None:
+    attributes = _base(index, view, rng)
+    group = matches(attributes, view)
+    for other in _order(len(view.objects), rng):
+        anchor = other != index and describe(other, view, rng)
         if not anchor:
             continue
         for relation in INVERSE:
-            fit = [i for i in group if i != other and holds(i, relation, other, scene, loose=True)]
-            if fit == [index] and holds(index, relation, other, scene):
+            fit = [i for i in group if i != other and view.holds(i, relation, other, loose=True)]
+            if fit == [index] and view.holds(index, relation, other):
                 words = pick(rng, RELATION_TEXT[relation])
                 return dict(text=f'{noun(attributes)} {words} the {noun(anchor)}',
                             attributes=attributes, relation=relation, anchor=anchor,
@@ -301,14 +311,14 @@ _KINDS = dict(
 _FIRST = ('attributes',) * 3 + ('position',) * 3 + ('extreme',) * 2 + ('relation',) * 3
 
 
-def make_expressions(scene: Scene, rng: np.random.Generator) -> list[dict[str, Any]]:
+def make_expressions(view: View, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Referring expressions that each mean exactly one object.
 
     Returns: up to three dicts: ``text``, ``object`` (index), ``kind``, ``head`` (span of the noun
         phrase without its supplement), ``distractors`` (number of other objects of the same
         colour or shape), ``unseen``, and the parts it was built of.
     """
-    objects = scene.objects
+    objects = view.objects
     rivals = [
         sum(o.colour == p.colour or o.shape == p.shape for p in objects) - 1 for o in objects
     ]
@@ -317,7 +327,7 @@ def make_expressions(scene: Scene, rng: np.random.Generator) -> list[dict[str, A
     for index in order:
         first = pick(rng, _FIRST)
         for kind in (first, *(k for k in _KINDS if k != first)):
-            found = _KINDS[kind](index, scene, rng)
+            found = _KINDS[kind](index, view, rng)
             if found:
                 break
         if not found:
@@ -343,8 +353,9 @@ def make_expressions(scene: Scene, rng: np.random.Generator) -> list[dict[str, A
 
 def speak(scene: Scene, rng: np.random.Generator) -> None:
     """Write captions and expressions into a scene."""
-    scene.captions = make_captions(scene, rng)
-    scene.expressions = make_expressions(scene, rng)
+    view = View(scene)
+    scene.captions = make_captions(view, rng)
+    scene.expressions = make_expressions(view, rng)
     if is_train(scene.split) and any(t['unseen'] for t in scene.captions + scene.expressions):
         raise AssertionError(f'held-out class in a training text of image {scene.image_id}')
 

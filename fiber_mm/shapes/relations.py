@@ -7,9 +7,9 @@ even loosely.
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
-from .scene import LARGE, LOOSE_LARGE, LOOSE_SMALL, SMALL, Scene, ShapeObject
+from .scene import LARGE, LOOSE_LARGE, LOOSE_SMALL, SMALL, Scene
 
 LEFT, RIGHT, ABOVE, BELOW = 'left of', 'right of', 'above', 'below'
 FRONT, BEHIND = 'in front of', 'behind'
@@ -20,87 +20,122 @@ EXTREMES = ('largest', 'smallest', 'leftmost', 'rightmost', 'topmost', 'bottommo
 # Centre distance as a share of the image side from which a direction is clear.
 _CLEAR, _SLANT = 0.08, 0.6
 _EDGE, _LOOSE_EDGE = 0.36, 0.5  # 'on the left': centre left of this share of the width
+_MIDDLE, _LOOSE_MIDDLE = 0.38, 0.27
 _EXTREME_GAP, _SIZE_RATIO = 0.07, 1.3
+_COVERED = 0.1  # share of an object that is covered before it is called 'behind'
 
 
-def centre(obj: ShapeObject, scene: Scene) -> tuple[float, float]:
-    """Centre of the visible box in shares of width and height."""
-    x, y, w, h = obj.box
-    return (x + w / 2) / scene.width, (y + h / 2) / scene.height
+class View:
+    """A scene with what the relations need computed once.
 
-
-def side(obj: ShapeObject) -> int:
-    """Longer side of the visible box in pixels."""
-    return max(obj.box[2], obj.box[3])
-
-
-def has_size(obj: ShapeObject, word: str, scene: Scene, loose: bool = False) -> bool:
-    """Whether 'small' or 'large' is true of an object.
-
-    Strictly, the visible part must agree with the whole; loosely, one of them is enough.
+    Attributes:
+        centres: of the visible boxes, in shares of width and height.
+        extents: per object (smaller, larger) of the whole shape's side and the visible side, in
+            pixels of a 256-pixel image.
     """
-    whole, seen = obj.size / scene.scale, side(obj) / scene.scale
-    if word == 'small':
-        return min(whole, seen) <= LOOSE_SMALL if loose else max(whole, seen) <= SMALL + 2
-    if word == 'large':
-        return max(whole, seen) >= LOOSE_LARGE if loose else min(whole, seen) >= LARGE
-    raise ValueError(f'unknown size word {word!r}; known: small, large')
 
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.objects = scene.objects
+        self.centres: list[tuple[float, float]] = []
+        self.extents: list[tuple[float, float]] = []
+        for obj in scene.objects:
+            x, y, w, h = obj.box
+            self.centres.append(((x + w / 2) / scene.width, (y + h / 2) / scene.height))
+            whole, seen = obj.size / scene.scale, max(w, h) / scene.scale
+            self.extents.append((min(whole, seen), max(whole, seen)))
+        self._over = {(upper, lower): share for lower, upper, share in scene.overlaps}
 
-def at_position(obj: ShapeObject, words: Sequence[str], scene: Scene, loose: bool = False) -> bool:
-    """Whether an object is on the named side(s) of the image, or in its middle."""
-    x, y = centre(obj, scene)
-    edge = _LOOSE_EDGE if loose else _EDGE
-    inner = 0.27 if loose else 0.38
-    holds = {
-        'left': x <= edge,
-        'right': x >= 1 - edge,
-        'top': y <= edge,
-        'bottom': y >= 1 - edge,
-        'middle': inner <= x <= 1 - inner and inner <= y <= 1 - inner,
-    }
-    return all(holds[w] for w in words)
+    def has_size(self, i: int, word: str, loose: bool = False) -> bool:
+        """Whether 'small' or 'large' is true of an object.
 
+        Strictly, the visible part must agree with the whole; loosely, one of them is enough.
+        """
+        low, high = self.extents[i]
+        if word == 'small':
+            return low <= LOOSE_SMALL if loose else high <= SMALL + 2
+        if word == 'large':
+            return high >= LOOSE_LARGE if loose else low >= LARGE
+        raise ValueError(f'unknown size word {word!r}; known: small, large')
 
-def holds(a: int, relation: str, b: int, scene: Scene, loose: bool = False) -> bool:
-    """Whether object ``a`` stands in a relation to object ``b`` (indices into the scene)."""
-    if relation in (FRONT, BEHIND):
+    def size_word(self, i: int) -> str | None:
+        """'small', 'large', or None for anything between."""
+        return next((w for w in ('small', 'large') if self.has_size(i, w)), None)
+
+    def at_position(self, i: int, words: Sequence[str], loose: bool = False) -> bool:
+        """Whether an object is on the named side(s) of the image, or in its middle."""
+        x, y = self.centres[i]
+        edge = _LOOSE_EDGE if loose else _EDGE
+        inner = _LOOSE_MIDDLE if loose else _MIDDLE
+        for word in words:
+            if word == 'left':
+                held = x <= edge
+            elif word == 'right':
+                held = x >= 1 - edge
+            elif word == 'top':
+                held = y <= edge
+            elif word == 'bottom':
+                held = y >= 1 - edge
+            elif word == 'middle':
+                held = inner <= x <= 1 - inner and inner <= y <= 1 - inner
+            else:
+                raise ValueError(f'unknown position {word!r}; known: {", ".join(POSITIONS)}')
+            if not held:
+                return False
+        return True
+
+    def positions(self, i: int) -> list[str]:
+        """All position words that clearly hold."""
+        return [w for w in POSITIONS if self.at_position(i, (w,))]
+
+    def holds(self, a: int, relation: str, b: int, loose: bool = False) -> bool:
+        """Whether object ``a`` stands in a relation to object ``b``."""
         if relation == BEHIND:
-            a, b = b, a
-        pair = [b, a]
-        return any(row[:2] == pair for row in scene.overlaps if loose or row[2] > 0.1)
-    if relation not in INVERSE:
-        raise ValueError(f'unknown relation {relation!r}; known: {", ".join(INVERSE)}')
-    (ax, ay), (bx, by) = centre(scene.objects[a], scene), centre(scene.objects[b], scene)
-    dx, dy = bx - ax, by - ay
-    along, across = {LEFT: (dx, dy), RIGHT: (-dx, dy), ABOVE: (dy, dx), BELOW: (-dy, dx)}[relation]
-    if loose:
-        return along > 0
-    return along >= _CLEAR and abs(across) * _SLANT <= along
+            a, relation, b = b, FRONT, a
+        if relation == FRONT:
+            return self._over.get((a, b), 0.0) > (0.0 if loose else _COVERED)
+        (ax, ay), (bx, by) = self.centres[a], self.centres[b]
+        if relation == LEFT:
+            along, across = bx - ax, by - ay
+        elif relation == RIGHT:
+            along, across = ax - bx, by - ay
+        elif relation == ABOVE:
+            along, across = by - ay, bx - ax
+        elif relation == BELOW:
+            along, across = ay - by, bx - ax
+        else:
+            raise ValueError(f'unknown relation {relation!r}; known: {", ".join(INVERSE)}')
+        if loose:
+            return along > 0
+        return along >= _CLEAR and abs(across) * _SLANT <= along
 
+    def is_extreme(self, index: int, word: str, among: Sequence[int]) -> bool:
+        """Whether an object is by a clear margin the largest, leftmost, ... of a group."""
+        rest = [i for i in among if i != index]
+        low, high = self.extents[index]
+        if word == 'largest':
+            return all(low >= _SIZE_RATIO * self.extents[i][1] for i in rest)
+        if word == 'smallest':
+            return all(high * _SIZE_RATIO <= self.extents[i][0] for i in rest)
+        x, y = self.centres[index]
+        if word == 'leftmost':
+            return all(x + _EXTREME_GAP <= self.centres[i][0] for i in rest)
+        if word == 'rightmost':
+            return all(x - _EXTREME_GAP >= self.centres[i][0] for i in rest)
+        if word == 'topmost':
+            return all(y + _EXTREME_GAP <= self.centres[i][1] for i in rest)
+        if word == 'bottommost':
+            return all(y - _EXTREME_GAP >= self.centres[i][1] for i in rest)
+        raise ValueError(f'unknown extreme {word!r}; known: {", ".join(EXTREMES)}')
 
-def is_extreme(index: int, word: str, among: Sequence[int], scene: Scene) -> bool:
-    """Whether an object is by a clear margin the largest, leftmost, ... of a group."""
-    obj = scene.objects[index]
-    rest = [scene.objects[i] for i in among if i != index]
-    if word == 'largest':
-        return all(min(obj.size, side(obj)) >= _SIZE_RATIO * max(o.size, side(o)) for o in rest)
-    if word == 'smallest':
-        return all(max(obj.size, side(obj)) * _SIZE_RATIO <= min(o.size, side(o)) for o in rest)
-    axis, sign = {'leftmost': (0, 1), 'rightmost': (0, -1),
-                  'topmost': (1, 1), 'bottommost': (1, -1)}[word]  # fmt: skip
-    mine = sign * centre(obj, scene)[axis]
-    return all(mine + _EXTREME_GAP <= sign * centre(o, scene)[axis] for o in rest)
-
-
-def all_relations(scene: Scene) -> list[list]:
-    """``[subject, relation, object]`` for left of, above, in front of; inverses are implied."""
-    n = len(scene.objects)
-    return [
-        [a, relation, b]
-        for a in range(n)
-        for b in range(n)
-        if a != b
-        for relation in (LEFT, ABOVE, FRONT)
-        if holds(a, relation, b, scene)
-    ]
+    def all_relations(self) -> list[list]:
+        """``[subject, relation, object]`` for left of, above, in front of; inverses follow."""
+        n = len(self.objects)
+        return [
+            [a, relation, b]
+            for a in range(n)
+            for b in range(n)
+            if a != b
+            for relation in (LEFT, ABOVE, FRONT)
+            if self.holds(a, relation, b)
+        ]

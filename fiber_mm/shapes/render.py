@@ -153,7 +153,8 @@ def _draw_clutter(image: np.ndarray, scene: Scene) -> None:
         stretch, points = rng.uniform(0.5, 1.0), []
         for i in range(n):
             r, turn = radius * rng.uniform(0.45, 1.15), 2 * math.pi * (i + rng.random() / 2) / n
-            points.append((16 * (cx + r * math.cos(turn)), 16 * (cy + r * stretch * math.sin(turn))))
+            x, y = cx + r * math.cos(turn), cy + r * stretch * math.sin(turn)
+            points.append((16 * x, 16 * y))
         cv2.fillPoly(image, [np.array(points, np.int32)], _grey(rng), cv2.LINE_AA, 4)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import colorsys
 import zlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Sequence, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -59,6 +60,8 @@ class ShapeObject:
     visible: float = 1.0
     inside: float = 1.0
     segmentation: Any = None
+    size_word: str | None = None  # 'small', 'large', None for anything between
+    position: list[str] = field(default_factory=list)  # of left, right, top, bottom, middle
 
     @property
     def category(self) -> str:
@@ -76,9 +79,9 @@ class Scene:
     """One image: objects, surroundings, and everything said about it.
 
     ``overlaps`` holds ``[lower, upper, share]``: how much of the lower object the upper one's
-    outline covers. ``relations`` holds ``[subject, relation, object]`` index triples that are clearly true (see
-    `fiber_mm.shapes.relations`); ``captions`` and ``expressions`` are written by
-    `fiber_mm.shapes.language`.
+    outline covers. ``relations`` holds ``[subject, relation, object]`` index triples that are
+    clearly true (see `fiber_mm.shapes.relations`); ``captions`` and ``expressions`` are written
+    by `fiber_mm.shapes.language`.
     """
 
     image_id: int
@@ -105,26 +108,27 @@ class Scene:
         return min(self.width, self.height) / 256
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers for JSON, derived names included."""
-        out = asdict(self)
-        out['file_name'] = self.file_name
-        for row, obj in zip(out['objects'], self.objects):
-            row['category'] = obj.category
-            row['held_out'] = obj.held_out
-            row['size_word'] = size_word(obj, self.scale)
-            row['position'] = position_words(obj, self)
+        """For JSON, derived names included; shares its containers with the scene."""
+        out = dict(vars(self), file_name=self.file_name)
+        out['objects'] = [
+            dict(vars(o), category=o.category, held_out=o.held_out) for o in self.objects
+        ]
+        for row in out['objects']:
+            del row['segmentation']  # in the COCO file; `rasterise` and drawing order give it too
         return out
+
+
+_TUPLES = ('centre', 'rgb', 'second_rgb', 'shade', 'box')
 
 
 def scene_from_dict(data: dict[str, Any]) -> Scene:
     """Inverse of `Scene.to_dict`."""
     data = {k: v for k, v in data.items() if k != 'file_name'}
-    names = ShapeObject.__dataclass_fields__
+    names = set(ShapeObject.__dataclass_fields__)
     data['objects'] = [
-        ShapeObject(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()
-                       if k in names})
+        ShapeObject(**{k: tuple(v) if k in _TUPLES else v for k, v in row.items() if k in names})
         for row in data['objects']
-    ]  # fmt: skip
+    ]
     return Scene(**data)
 
 
@@ -146,29 +150,6 @@ def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
     """Generator of one image; depends on nothing but its arguments."""
     key = (zlib.crc32(split.encode()), index)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-
-
-def size_word(obj: ShapeObject, scale: float) -> str | None:
-    """'small', 'large' or None for anything between."""
-    if obj.size <= SMALL * scale:
-        return 'small'
-    return 'large' if obj.size >= LARGE * scale else None
-
-
-def position_words(obj: ShapeObject, scene: Scene) -> list[str]:
-    """Words among left, right, top, bottom, middle that clearly hold for the visible box."""
-    x, y, w, h = obj.box
-    cx, cy = (x + w / 2) / scene.width, (y + h / 2) / scene.height
-    words = []
-    if cx <= 0.36:
-        words.append('left')
-    elif cx >= 0.64:
-        words.append('right')
-    if cy <= 0.36:
-        words.append('top')
-    elif cy >= 0.64:
-        words.append('bottom')
-    return words or ['middle']
 
 
 def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
@@ -261,8 +242,7 @@ def _sample_background(rng: np.random.Generator) -> dict[str, Any]:
     palette = []
     for _ in range(3):
         hue, saturation = rng.random(), 0.34 * rng.random()
-        palette.append([round(255 * c) for c in
-                        colorsys.hsv_to_rgb(hue, saturation, between(rng, 0.12, 0.92))])  # fmt: skip
+        palette.append(list(_rgb(hue, saturation, between(rng, 0.12, 0.92))))
     lines = int(rng.integers(0, 9)) if rng.random() < 0.6 else 0
     blobs = int(rng.integers(1, 9)) if rng.random() < 0.6 else 0
     return dict(
@@ -299,59 +279,56 @@ class Canvas:
         # 0 = background, i + 1 = object i; column-major, as run-length encoding wants it
         self.owner = np.zeros((height, width), np.uint8, order='F')
         self.patches: list[Patch] = []
-        self.totals: list[float] = []
         self.visible: list[int] = []
         self._holes: dict[int, tuple[Patch, int]] = {}
 
-    def covered(self, patch: Patch) -> np.ndarray:
-        """Pixels that a patch would take from each owner, indexed by owner."""
-        under = self.owner[patch.slices][patch.mask]
-        return np.bincount(under, minlength=len(self.patches) + 1)
+    def covered(self, patch: Patch) -> list[int]:
+        """Pixels that a patch would take from each object; empty if from none."""
+        under = self.owner[patch.slices]
+        if not self.patches or not under.any():
+            return []
+        return np.bincount(under[patch.mask], minlength=len(self.patches) + 1)[1:].tolist()
 
     def hole_left(self, index: int, patch: Patch) -> float:
         """Share of a ring's hole that stays open when ``patch`` is put on top."""
         hole, total = self._holes[index]
-        own = self.owner[hole.slices]
-        open_ = hole.mask & (own <= index + 1)  # background and what lies under the ring
         ys, xs = patch.slices
         hy, hx = hole.slices
         y0, y1 = max(ys.start, hy.start), min(ys.stop, hy.stop)
         x0, x1 = max(xs.start, hx.start), min(xs.stop, hx.stop)
-        left = int(open_.sum())
-        if y0 < y1 and x0 < x1:
-            a = open_[y0 - hy.start:y1 - hy.start, x0 - hx.start:x1 - hx.start]
-            b = patch.mask[y0 - ys.start:y1 - ys.start, x0 - xs.start:x1 - xs.start]
-            left -= int((a & b).sum())
+        if y0 >= y1 or x0 >= x1:
+            return 1.0
+        # open: background and what lies under the ring
+        open_ = hole.mask & (self.owner[hole.slices] <= index + 1)
+        a = open_[y0 - hy.start:y1 - hy.start, x0 - hx.start:x1 - hx.start]
+        b = patch.mask[y0 - ys.start:y1 - ys.start, x0 - xs.start:x1 - xs.start]
+        left = np.count_nonzero(open_) - np.count_nonzero(a & b)
         return left / max(total, 1)
 
     def add(self, obj: ShapeObject, patch: Patch) -> None:
         """Put a patch on top of all others."""
-        counts = self.covered(patch)
-        for i in np.flatnonzero(counts[1:]):
-            self.visible[i] -= int(counts[i + 1])
+        for i, lost in enumerate(self.covered(patch)):
+            self.visible[i] -= lost
         self.patches.append(patch)
-        self.totals.append(patch.total)
-        self.visible.append(int(patch.mask.sum()))
+        self.visible.append(patch.seen)
         if obj.shape == 'ring':
             hole = hole_patch(patch, self.owner.shape[1], self.owner.shape[0])
-            self._holes[len(self.patches) - 1] = (hole, int(hole.mask.sum()))
+            self._holes[len(self.patches) - 1] = (hole, hole.seen)
         self.owner[patch.slices][patch.mask] = len(self.patches)
 
 
 def _fits(scene: Scene, canvas: Canvas, obj: ShapeObject, patch: Patch) -> bool:
     """Whether every object, the new one included, keeps a definite name."""
-    inside = int(patch.mask.sum()) / max(patch.total, 1)
     small = 20 * scene.scale
-    if inside < (MIN_VISIBLE_SMALL if obj.size < small else MIN_INSIDE):
+    if patch.seen < (MIN_VISIBLE_SMALL if obj.size < small else MIN_INSIDE) * patch.total:
         return False
     counts = canvas.covered(patch)
     for i, other in enumerate(scene.objects):
-        lost = int(counts[i + 1])
-        if lost:
+        if counts and counts[i]:
             if other.colour == obj.colour:  # their common outline could not be told apart
                 return False
             need = MIN_VISIBLE_SMALL if other.size < small else MIN_VISIBLE + 0.02
-            if canvas.visible[i] - lost < need * canvas.totals[i]:
+            if canvas.visible[i] - counts[i] < need * canvas.patches[i].total:
                 return False
         if other.shape == 'ring' and canvas.hole_left(i, patch) < MIN_HOLE:
             return False

@@ -6,7 +6,7 @@ label ``i`` means the same class in a label map of the seen classes and in one o
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 
@@ -65,7 +65,7 @@ def plural(noun: str) -> str:
     return noun + ('es' if noun.endswith('s') else 's')
 
 
-@lru_cache(maxsize=None)
+@cache
 def texture_order(label: int) -> tuple[str, ...]:
     """Textures of a category by falling frequency; plain always leads.
 

@@ -80,4 +80,4 @@ def headers(split: str) -> dict[str, dict[str, Any]]:
     fixed = dict(info=[], licenses=[], categories=[dict(supercategory='object', id=1,
                                                         name='object')])  # fmt: skip
     paths = [_FLICKR.format(split), *(_REFEXP.format(name, split) for name in _REFCOCO)]
-    return {path: fixed for path in paths}
+    return dict.fromkeys(paths, fixed)
