@@ -8,8 +8,8 @@ refusal for each other one.
 
 The finder is the last of all, so a compiled ``mmcv._ext`` is always found first and used.
 
-This file imports nothing but the standard library, so that ``autoload.py`` can run it at the
-start of a Python process.
+This file imports nothing but the standard library, so that it can run when Python starts
+(``enable``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -25,6 +26,14 @@ EXTENSION = 'mmcv._ext'
 _SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'mmcv_ext.py')
 # A phrase in the code of the placeholders that OneDL's mmdet defines where mmcv.ops fails.
 _PLACEHOLDER_MARK = 'requires mmcv to be compiled'
+
+_PTH_NAME = 'fiber_mm_mmcv_ops.pth'
+# Silent if the package was moved or removed: a .pth file must not disturb other programs.
+_PTH_LINE = (
+    'import os; p = {path!r}; '
+    "g = {{'__name__': 'fiber_mm_mmcv_ops', '__file__': p}}; "
+    "os.path.exists(p) and (exec(compile(open(p, 'rb').read(), p, 'exec'), g), g['install']())\n"
+)
 
 
 class StandInFinder:
@@ -103,3 +112,29 @@ def repair_placeholders() -> list[str]:
             setattr(module, name, getattr(ops, name))
             repaired.append(f'{module.__name__}.{name}')
     return repaired
+
+
+def enable(folder: str | None = None) -> str:
+    """Make ``mmcv._ext`` importable in every program of an environment.
+
+    mmdet's own ``tools/test.py`` imports ``mmdet.models`` before it reads the config that names
+    fiber_mm. This writes one line into a ``.pth`` file, which runs ``install`` when Python starts.
+
+    Args:
+        folder: Site-packages of the environment; of the running one by default.
+
+    Returns:
+        The path of the file.
+    """
+    path = os.path.join(folder or sysconfig.get_path('purelib'), _PTH_NAME)
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(_PTH_LINE.format(path=os.path.abspath(__file__)))
+    return path
+
+
+def disable(folder: str | None = None) -> str:
+    """Undo ``enable``; returns the path that is not there any more."""
+    path = os.path.join(folder or sysconfig.get_path('purelib'), _PTH_NAME)
+    if os.path.exists(path):
+        os.remove(path)
+    return path

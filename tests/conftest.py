@@ -1,0 +1,27 @@
+"""What all tests share: seeds, threads, no network."""
+
+import os
+
+# Before torch is imported. Two threads at most: more only get in each other's way on tiny models.
+os.environ.setdefault('OMP_NUM_THREADS', str(min(2, os.cpu_count() or 1)))
+# A test that would download fails at once and says so.
+os.environ['HF_HUB_OFFLINE'] = '1'
+os.environ['TOKENIZERS_PARALLELISM'] = 'false'
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import fiber_mm  # noqa: F401  (registers all classes, whatever test runs first)
+
+SEED = 0
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Each test starts from the same random state, whichever ran before it."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
