@@ -111,7 +111,7 @@ def check_affixes(names: Sequence[str], affixes: Affixes) -> None:
             raise ValueError(f'caption_prompt[{name!r}] has an empty name: leave the key out')
 
 
-def _join_classes(names: Sequence[str], labels: Sequence[int], affixes: Affixes) -> Prompt:
+def join_classes(names: Sequence[str], labels: Sequence[int], affixes: Affixes) -> Prompt:
     text = ''
     spans: list[list[Span]] = []
     cleaned_names = [clean_class_name(name) for name in names]
@@ -141,7 +141,7 @@ def class_prompt(names: Sequence[str], affixes: Affixes | None = None) -> Prompt
     check_class_names(names)
     affixes = affixes or {}
     check_affixes(names, affixes)
-    return _join_classes(names, range(len(names)), affixes)
+    return join_classes(names, range(len(names)), affixes)
 
 
 def chunk_class_prompts(
@@ -174,7 +174,7 @@ def chunk_class_prompts(
         return [whole]
 
     def build(start: int, end: int) -> Prompt:
-        return _join_classes(names[start:end], range(start, end), affixes or {})
+        return join_classes(names[start:end], range(start, end), affixes or {})
 
     chunks: list[Prompt] = []
     start = 0

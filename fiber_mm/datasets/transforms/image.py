@@ -1,0 +1,234 @@
+"""Reading and resizing images as the original does, or as a person sees them."""
+
+# The host stack's transforms draw from NumPy's global generator, which the engine seeds.
+# ruff: noqa: NPY002
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from mmdet.structures.bbox import autocast_box_type
+from mmengine import fileio
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fiber_mm.registry import TRANSFORMS
+
+WHITE = (255, 255, 255)
+
+
+def read_image(
+    path: str, as_released: bool = False, backend_args: dict | None = None
+) -> np.ndarray:
+    """Read an image file.
+
+    Args:
+        path: File, or any address that mmengine's file backends know.
+        as_released: What the original does: EXIF rotation and transparency are ignored. If not,
+            the image is read as a person sees it: rotated, on white paper, 16 bits scaled to 8.
+        backend_args: For mmengine's ``fileio.get``.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is empty, truncated or no image; names it.
+    """
+    try:
+        content = fileio.get(path, backend_args=backend_args)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'there is no image file {path}') from error
+    except IsADirectoryError as error:
+        raise ValueError(f'{path} is a folder, an image file is wanted') from error
+    return decode_image(content, path, as_released)
+
+
+def decode_image(content: bytes, path: str = 'image', as_released: bool = False) -> np.ndarray:
+    """Decode the bytes of an image file; see :func:`read_image`."""
+    if len(content) == 0:
+        raise ValueError(f'the image file {path} is empty (0 bytes)')
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f'the file {path} ({len(content)} bytes, beginning with {content[:8]!r}) is no image '
+            'of a known format'
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise ValueError(f'the image file {path} is damaged: {error}') from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f'the image file {path} is too large to be read: {error}') from error
+    try:
+        image.load()
+        rgb = image.convert('RGB') if as_released else _as_seen(image)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise ValueError(
+            f'the image file {path} ({image.format}, mode {image.mode}, {image.size[0]} x '
+            f'{image.size[1]}) is truncated, damaged or of a colour mode that cannot be read: '
+            f'{error}'
+        ) from error
+    return np.ascontiguousarray(np.asarray(rgb)[:, :, ::-1])
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    """An RGB image that looks like what a viewer shows."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I') or image.mode == 'F':
+        return _deep_to_rgb(image)
+    if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        paper = Image.new('RGB', image.size, WHITE)
+        paper.paste(image, mask=image.getchannel('A'))
+        return paper
+    return image.convert('RGB')
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit (or 32-bit) grey values scaled to 8 bits; Pillow's own conversion would clip."""
+    values = np.asarray(image).astype(np.float64)
+    top = values.max()
+    if image.mode == 'F':
+        full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
+    else:
+        full = 65535.0 if top <= 65535 else top
+    grey = np.nan_to_num(values / full * 255).clip(0, 255).round().astype(np.uint8)
+    return Image.fromarray(grey).convert('RGB')
+
+
+@TRANSFORMS.register_module()
+class FiberLoadImage(MMCVLoadImageFromFile):
+    """Load an image by :func:`read_image`.
+
+    In a config that mmdet's ``DetInferencer`` shall open, write
+    ``type='fiber_mm.datasets.LoadImageFromFile'``: the inferencer looks for that last word and
+    puts its own loader there, with the same arguments.
+
+    Required Keys: img_path
+    Added Keys: img (H, W, 3) uint8 BGR, img_shape, ori_shape
+
+    Args:
+        color_type: ``'color'`` for an image as a person sees it, ``'color_ignore_orientation'``
+            for what the original does (benchmarks).
+        to_float32, imdecode_backend, backend_args: As in mmcv; the backend is always Pillow.
+    """
+
+    def __init__(
+        self,
+        to_float32: bool = False,
+        color_type: str = 'color',
+        imdecode_backend: str = 'pillow',
+        backend_args: dict | None = None,
+    ) -> None:
+        if color_type not in ('color', 'color_ignore_orientation'):
+            raise ValueError(
+                f"color_type must be 'color' or 'color_ignore_orientation', got {color_type!r}"
+            )
+        if imdecode_backend != 'pillow':
+            raise ValueError(f"imdecode_backend must be 'pillow', got {imdecode_backend!r}")
+        super().__init__(
+            to_float32=to_float32,
+            color_type=color_type,
+            imdecode_backend=imdecode_backend,
+            backend_args=backend_args,
+        )
+
+    def transform(self, results: dict) -> dict:
+        """Read ``img_path``."""
+        img = read_image(
+            results['img_path'], self.color_type != 'color', backend_args=self.backend_args
+        )
+        if self.to_float32:
+            img = img.astype(np.float32)
+        results['img'] = img
+        results['img_shape'] = img.shape[:2]
+        results['ori_shape'] = img.shape[:2]
+        return results
+
+
+LoadImageFromFile = FiberLoadImage
+
+
+def resized_shape(height: int, width: int, short: int, max_long: int | None) -> tuple[int, int]:
+    """The size that the original gives an image.
+
+    The short side becomes ``short``, or less where the long side would pass ``max_long``; the
+    long side is rounded down. Images so long that the short side would vanish keep one pixel.
+
+    Args:
+        height, width: Pixels of the image.
+        short: Wanted short side.
+        max_long: Greatest long side; None for no limit.
+
+    Returns:
+        (height, width).
+    """
+    low, high = min(height, width), max(height, width)
+    if max_long is not None and high / low * short > max_long:
+        short = round(max_long * low / high)
+    if short == low:
+        return height, width
+    if short < 1:
+        long = max_long
+        short = 1
+    else:
+        long = int(short * high / low)
+    return (long, short) if height > width else (short, long)
+
+
+@TRANSFORMS.register_module()
+class FiberResize(BaseTransform):
+    """Resize with Pillow's antialiased bilinear filter and the original's size rule.
+
+    Required Keys: img; optional gt_bboxes, gt_masks
+    Modified Keys: the same, img_shape
+    Added Keys: scale (w, h), scale_factor (w, h), keep_ratio
+
+    Args:
+        short: Short side in pixels, or several to draw one from for each image.
+        max_long: Greatest long side in pixels; None for no limit.
+    """
+
+    def __init__(self, short: int | Sequence[int] = 800, max_long: int | None = 1333) -> None:
+        self.shorts = [short] if isinstance(short, int) else list(short)
+        self.max_long = max_long
+        if not self.shorts or min(self.shorts) < 1:
+            raise ValueError(f'short must be one or more positive numbers, got {short!r}')
+        if max_long is not None and max_long < 1:
+            raise ValueError(f'max_long must be positive or None, got {max_long}')
+
+    @autocast_box_type()
+    def transform(self, results: dict) -> dict:
+        """Resize the image and its boxes."""
+        img = results['img']
+        height, width = img.shape[:2]
+        short = self.shorts[0]
+        if len(self.shorts) > 1:
+            short = self.shorts[np.random.randint(len(self.shorts))]
+        new_height, new_width = resized_shape(height, width, short, self.max_long)
+        if (new_height, new_width) != (height, width):
+            results['img'] = _resize(img, new_height, new_width)
+        factor = (new_width / width, new_height / height)
+        results['img_shape'] = (new_height, new_width)
+        results['scale'] = (new_width, new_height)
+        results['scale_factor'] = factor
+        results['keep_ratio'] = True
+        if results.get('gt_bboxes') is not None:
+            results['gt_bboxes'].rescale_(factor)
+        if results.get('gt_masks') is not None:
+            results['gt_masks'] = results['gt_masks'].resize((new_height, new_width))
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(short={self.shorts}, max_long={self.max_long})'
+
+
+def _resize(img: np.ndarray, height: int, width: int) -> np.ndarray:
+    if img.dtype != np.uint8:
+        raise TypeError(f'FiberResize wants an uint8 image, got {img.dtype}: leave to_float32 out')
+    resized = Image.fromarray(img).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(resized)
