@@ -57,9 +57,12 @@ class _Batched:
             return self.map(lambda t: t.to(*args, **kwargs))
         others = [a for a in args if not isinstance(a, torch.dtype)]
         keywords = {k: v for k, v in kwargs.items() if not isinstance(v, torch.dtype)}
-        return self.map(
-            lambda t: t.to(*others, dtype=dtypes[0] if t.is_floating_point() else t.dtype, **keywords)
-        )
+
+        def move(t: Tensor) -> Tensor:
+            dtype = dtypes[0] if t.is_floating_point() else t.dtype
+            return t.to(*others, dtype=dtype, **keywords)
+
+        return self.map(move)
 
     def detach(self) -> Any:
         """Cut off from the graph."""

@@ -24,7 +24,8 @@ def _positive(owner: object, *names: str) -> None:
         values = value if isinstance(value, tuple) else (value,)
         if not values or any(not isinstance(v, int) or v < 1 for v in values):
             raise ValueError(
-                f'{type(owner).__name__}.{name} must hold whole numbers of at least 1, got {value!r}'
+                f'{type(owner).__name__}.{name} must hold whole numbers of at least 1, '
+                f'got {value!r}'
             )
 
 

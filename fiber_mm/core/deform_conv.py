@@ -18,7 +18,7 @@ and backward 3,522 against 414). ``FIBER_DEFORM_BACKEND`` in the environment ove
 import enum
 import math
 import os
-from typing import List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -55,7 +55,7 @@ class Corners(NamedTuple):
     weight: Tensor  # (B * h * w * 9, 4) bilinear weight x mask, 0 outside of the map
 
 
-def borrow_offsets(offset: Tensor, mask: Tensor, size: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
+def borrow_offsets(offset: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Offsets and masks of a finer map as the released kernel reads them for a coarser one.
 
     FIBER's tower (like GLIP's) runs a convolution on a coarser map with the offsets of the finer
@@ -83,12 +83,12 @@ def borrow_offsets(offset: Tensor, mask: Tensor, size: Tuple[int, int]) -> Tuple
     return offset, mask
 
 
-def output_size(size: Tuple[int, int], stride: int, padding: int = 1) -> Tuple[int, int]:
+def output_size(size: tuple[int, int], stride: int, padding: int = 1) -> tuple[int, int]:
     """(h, w) of a 3x3 convolution over a map of ``size``."""
     return tuple((side + 2 * padding - KERNEL) // stride + 1 for side in size)
 
 
-def _axis_corners(position: Tensor, side: int) -> Tuple[Tensor, Tensor]:
+def _axis_corners(position: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Lower and upper neighbour of positions on one axis.
 
     Args:
@@ -107,7 +107,7 @@ def _axis_corners(position: Tensor, side: int) -> Tuple[Tensor, Tensor]:
     return near.clamp(0, side - 1).int(), weight
 
 
-def sampling_corners(offset: Tensor, mask: Tensor, size: Tuple[int, int], stride: int,
+def sampling_corners(offset: Tensor, mask: Tensor, size: tuple[int, int], stride: int,
                      padding: int) -> Corners:
     """Rows and weights that each sampling point reads.
 
@@ -141,7 +141,7 @@ def _rows_first(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
 
 
-def _passes(total: int, row_bytes: int, limit: int) -> List[slice]:
+def _passes(total: int, row_bytes: int, limit: int) -> list[slice]:
     """Even slices over ``total`` output positions whose columns stay below ``limit`` bytes."""
     count = max(1, math.ceil(total * row_bytes / limit))
     step = math.ceil(total / count)
@@ -236,7 +236,7 @@ def _check(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int,
 
 
 def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor,
-                  bias: Optional[Tensor] = None, stride: int = 1, padding: int = 1,
+                  bias: Tensor | None = None, stride: int = 1, padding: int = 1,
                   backend: DeformBackend = DeformBackend.AUTO) -> Tensor:
     """Modulated deformable 3x3 convolution.
 

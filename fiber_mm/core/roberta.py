@@ -73,7 +73,7 @@ class Output(nn.Module):
         if norm:
             self.LayerNorm = nn.LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.dense(x))
 
 
@@ -102,7 +102,7 @@ class Intermediate(nn.Module):
         super().__init__()
         self.dense = Linear(cfg.hidden_size, cfg.intermediate_size)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return F.gelu(self.dense(x))
 
 

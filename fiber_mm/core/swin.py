@@ -81,7 +81,7 @@ class Mlp(nn.Module):
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -191,7 +191,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, dim, patch, patch)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         bottom, right = -height % self.patch, -width % self.patch
         if bottom or right:
@@ -207,7 +207,7 @@ class PatchMerging(nn.Module):
         self.reduction = Linear(4 * dim, 2 * dim, bias=False)
         self.norm = nn.LayerNorm(4 * dim)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         x = window.pad_to_multiple(x, 2)
         # order of the official implementation: down first, then right
         parts = [x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)]
@@ -279,7 +279,7 @@ class SwinTransformer(nn.Module):
         for module in self.frozen_modules():
             module.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True) -> SwinTransformer:  # noqa: D102
+    def train(self, mode: bool = True) -> SwinTransformer:
         super().train(mode)
         for module in self.frozen_modules():
             module.eval()

@@ -75,7 +75,8 @@ def resize_bias_table(table: Tensor, window_size: int) -> Tensor:
     old, new = math.isqrt(rows), 2 * window_size - 1
     if old * old != rows or old % 2 == 0:
         raise ValueError(
-            f'a bias table of {rows} rows is not that of a square window: (2w - 1)**2 rows are wanted'
+            f'a bias table of {rows} rows is not that of a square window: '
+            '(2w - 1)**2 rows are wanted'
         )
     if old == new:
         return table

@@ -1,0 +1,91 @@
+"""Windows against loops written out."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fiber_mm.core import window
+
+
+@pytest.mark.parametrize(('height', 'width', 'size'), [(6, 9, 3), (4, 4, 4), (8, 2, 2), (5, 7, 1)])
+def test_partition_takes_windows_row_by_row(height, width, size):
+    x = torch.randn(2, height, width, 3)
+    windows = window.partition(x, size)
+    wanted = [
+        x[b, top : top + size, left : left + size].reshape(size * size, 3)
+        for b in range(2)
+        for top in range(0, height, size)
+        for left in range(0, width, size)
+    ]
+    assert torch.equal(windows, torch.stack(wanted))
+    assert torch.equal(window.reverse(windows, size, height, width), x)
+
+
+def test_partition_reads_views_that_are_not_contiguous():
+    x = torch.randn(1, 9, 6, 4).transpose(1, 2)
+    assert torch.equal(window.partition(x, 3), window.partition(x.contiguous(), 3))
+
+
+@pytest.mark.parametrize(('height', 'width'), [(5, 7), (6, 4), (1, 1), (6, 6)])
+def test_padding_is_zero_and_at_the_right_and_bottom(height, width):
+    x = torch.randn(2, height, width, 3)
+    padded = window.pad_to_multiple(x, 3)
+    assert padded.shape[1] % 3 == 0
+    assert padded.shape[2] % 3 == 0
+    assert padded.shape[1] - height < 3
+    assert padded.shape[2] - width < 3
+    assert torch.equal(padded[:, :height, :width], x)
+    assert padded.sum().isclose(x.sum(), atol=1e-4)
+    assert (padded is x) == (height % 3 == 0 and width % 3 == 0)
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 5])
+def test_relative_position_index_against_a_loop(size):
+    index = window.relative_position_index(size)
+    places = [(y, x) for y in range(size) for x in range(size)]
+    side = 2 * size - 1
+    for i, (y, x) in enumerate(places):
+        for j, (v, u) in enumerate(places):
+            assert index[i, j] == (y - v + size - 1) * side + (x - u + size - 1)
+    assert index.unique().tolist() == list(range(side * side))
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'size', 'shift'), [(6, 9, 3, 1), (4, 8, 4, 2), (4, 4, 4, 2), (10, 5, 5, 2)]
+)
+def test_shift_mask_hides_what_was_not_beside_before_the_roll(height, width, size, shift):
+    # Regions as in the original: three slices per axis, numbered.
+    regions = torch.zeros(height, width)
+    slices = (slice(0, -size), slice(-size, -shift), slice(-shift, None))
+    number = 0
+    for rows in slices:
+        for cols in slices:
+            regions[rows, cols] = number
+            number += 1
+    mask = window.shift_mask(height, width, size, shift, torch.device('cpu'))
+    count = 0
+    for top in range(0, height, size):
+        for left in range(0, width, size):
+            region = regions[top : top + size, left : left + size].flatten()
+            for i in range(size * size):
+                for j in range(size * size):
+                    wanted = 0.0 if region[i] == region[j] else -100.0
+                    assert mask[count, i, j] == wanted
+            count += 1
+    assert len(mask) == count
+
+
+def test_resizing_a_bias_table():
+    table = torch.randn(25, 4)  # windows of side 3
+    assert torch.equal(window.resize_bias_table(table, 3), table)
+    larger = window.resize_bias_table(table, 5)
+    assert larger.shape == (81, 4)
+    wanted = F.interpolate(table.t().reshape(1, 4, 5, 5), size=(9, 9), mode='bicubic')
+    assert torch.equal(larger, wanted.reshape(4, 81).t())
+    assert window.resize_bias_table(table.double(), 4).dtype == torch.float64
+
+
+@pytest.mark.parametrize('rows', [24, 16])
+def test_a_table_of_no_square_window_is_refused(rows):
+    with pytest.raises(ValueError, match=f'{rows} rows'):
+        window.resize_bias_table(torch.zeros(rows, 2), 3)
