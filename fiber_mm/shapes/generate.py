@@ -50,9 +50,10 @@ def _work(job: tuple[str, int, str, int, int, int]) -> tuple[int, dict, list]:
     counts = []
     for index in range(start, stop):
         scene, jpeg = make_scene(seed, split, index, image_size)
-        Path(folder, split, scene.file_name).write_bytes(jpeg)
-        for name, text in entities.files(scene).items():
-            Path(folder, name).write_text(text, encoding='utf-8')
+        files = {f'{split}/{scene.file_name}': jpeg, **entities.files(scene)}
+        for name, content in files.items():
+            with open(f'{folder}/{name}', 'wb') as out:
+                out.write(content)
         made = formats.scene_rows(scene)
         for key, values in made.items():
             rows.setdefault(key, []).extend(map(_dump, values))

@@ -43,29 +43,10 @@ _BY_PRECISION = sorted(POSITION_TEXT, key=len, reverse=True)
 Attributes = dict[str, str]
 
 
-def fits(index: int, attributes: Attributes, view: View, loose: bool = False) -> bool:
-    """Whether an object has all the attributes (keys: size, texture, colour, shape)."""
-    obj = view.objects[index]
-    for key, value in attributes.items():
-        if key == 'size':
-            if not view.has_size(index, value, loose):
-                return False
-        elif getattr(obj, key) != value:
-            return False
-    return True
-
-
-def matches(attributes: Attributes, view: View, loose: bool = True) -> list[int]:
-    """Indices of the objects that fit."""
-    return [i for i in range(len(view.objects)) if fits(i, attributes, view, loose)]
-
-
-def _is_only(index: int, attributes: Attributes, view: View) -> bool:
-    """Whether no other object fits, even loosely."""
-    for i in range(len(view.objects)):
-        if i != index and fits(i, attributes, view, loose=True):
-            return False
-    return True
+def matches(attributes: Attributes, view: View) -> list[int]:
+    """Indices of the objects that have all the attributes, sizes read loosely."""
+    left = view.having(attributes)
+    return [i for i in range(len(view.objects)) if left >> i & 1]
 
 
 def noun(attributes: Attributes, count: int = 1) -> str:
@@ -116,7 +97,7 @@ def describe(index: int, view: View, rng: np.random.Generator) -> Attributes | N
     start = 0 if draw < 0.5 else int(rng.random() * len(_KEY_SETS))
     for i in range(len(_KEY_SETS)):
         attributes = _attributes_of(index, _KEY_SETS[(start + i) % len(_KEY_SETS)], view)
-        if attributes and _is_only(index, attributes, view):
+        if attributes and view.having(attributes) == 1 << index:
             return attributes
     return None
 

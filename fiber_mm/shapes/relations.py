@@ -44,7 +44,24 @@ class View:
             self.centres.append(((x + w / 2) / scene.width, (y + h / 2) / scene.height))
             whole, seen = obj.size / scene.scale, max(w, h) / scene.scale
             self.extents.append((min(whole, seen), max(whole, seen)))
+        self._having: dict[tuple[str, str], int] = {}
+        for i, obj in enumerate(scene.objects):
+            pairs = [('texture', obj.texture), ('colour', obj.colour), ('shape', obj.shape)]
+            pairs += [('size', w) for w in ('small', 'large') if self.has_size(i, w, loose=True)]
+            for pair in pairs:
+                self._having[pair] = self._having.get(pair, 0) | 1 << i
         self._over = {(upper, lower): share for lower, upper, share in scene.overlaps}
+
+    def having(self, attributes: dict[str, str]) -> int:
+        """Bit set of the objects that have all the attributes, sizes read loosely.
+
+        Args:
+            attributes: values for some of size, texture, colour, shape.
+        """
+        left = (1 << len(self.objects)) - 1
+        for pair in attributes.items():
+            left &= self._having.get(pair, 0)
+        return left
 
     def has_size(self, i: int, word: str, loose: bool = False) -> bool:
         """Whether 'small' or 'large' is true of an object.

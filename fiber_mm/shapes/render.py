@@ -135,8 +135,8 @@ def _draw_background(scene: Scene) -> np.ndarray:
 
 
 def _grey(rng: random.Random) -> tuple[int, int, int]:
-    level = rng.randint(25, 225)
-    return tuple(min(255, max(0, level + rng.randint(-9, 9))) for _ in range(3))
+    level = 25 + 200 * rng.random()
+    return tuple(min(255, max(0, int(level + 18 * rng.random() - 9))) for _ in range(3))
 
 
 def _draw_clutter(image: np.ndarray, scene: Scene) -> None:
@@ -144,18 +144,22 @@ def _draw_clutter(image: np.ndarray, scene: Scene) -> None:
     rng, scale = random.Random(scene.background['clutter_seed']), scene.scale
     w, h = scene.width, scene.height
     for _ in range(scene.background['lines']):
-        a = (rng.randrange(w), rng.randrange(h))
-        b = (rng.randrange(-w // 4, w + w // 4), rng.randrange(-h // 4, h + h // 4))
-        cv2.line(image, a, b, _grey(rng), rng.choice((1, 1, 2)), cv2.LINE_AA)
+        a = (int(w * rng.random()), int(h * rng.random()))
+        b = (int(w * (1.5 * rng.random() - 0.25)), int(h * (1.5 * rng.random() - 0.25)))
+        cv2.line(image, a, b, _grey(rng), 1 + (rng.random() < 0.3), cv2.LINE_AA)
     for _ in range(scene.background['blobs']):
-        radius = scale * 4 * 6 ** rng.random()
-        n, cx, cy = rng.randint(7, 11), rng.random() * w, rng.random() * h
-        stretch, points = rng.uniform(0.5, 1.0), []
-        for i in range(n):
-            r, turn = radius * rng.uniform(0.45, 1.15), 2 * math.pi * (i + rng.random() / 2) / n
-            x, y = cx + r * math.cos(turn), cy + r * stretch * math.sin(turn)
-            points.append((16 * x, 16 * y))
-        cv2.fillPoly(image, [np.array(points, np.int32)], _grey(rng), cv2.LINE_AA, 4)
+        radius = 16 * scale * 4 * 6 ** rng.random()
+        n = 7 + int(5 * rng.random())
+        r = np.array([radius * (0.45 + 0.7 * rng.random()) for _ in range(n)])
+        circle = _circle(n) * (1, 0.5 + 0.5 * rng.random())
+        points = circle * r[:, None] + (16 * w * rng.random(), 16 * h * rng.random())
+        cv2.fillPoly(image, [points.astype(np.int32)], _grey(rng), cv2.LINE_AA, 4)
+
+
+@lru_cache(maxsize=16)
+def _circle(n: int) -> np.ndarray:
+    turn = 2 * np.pi * np.arange(n) / n
+    return np.stack([np.cos(turn), np.sin(turn)], 1)
 
 
 def _draw_wires(image: np.ndarray, scene: Scene) -> None:
@@ -183,10 +187,10 @@ def _draw_shadow(image: np.ndarray, obj: ShapeObject, patch: Patch) -> None:
 
 
 def _tone(rgb: tuple[int, int, int], tint: list[float], shade: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 BGR: a colour under a (h, w, 3) uint8 shade, 128 = unchanged."""
-    bgr = [rgb[2] * tint[2], rgb[1] * tint[1], rgb[0] * tint[0]]
-    lut = np.arange(256, dtype=np.float32)[:, None] * (np.array(bgr, np.float32) / 128)
-    return cv2.LUT(shade, np.minimum(lut + 0.5, 255).astype(np.uint8)[None])
+    """(h, w, 3) uint8 BGR: a colour under a (h, w) uint8 shade, 128 = unchanged."""
+    return cv2.merge([
+        cv2.convertScaleAbs(shade, alpha=rgb[i] * tint[i] / 128) for i in (2, 1, 0)
+    ])  # fmt: skip
 
 
 def _draw_object(image: np.ndarray, obj: ShapeObject, patch: Patch, tint: list[float]) -> None:
@@ -204,7 +208,6 @@ def _draw_object(image: np.ndarray, obj: ShapeObject, patch: Patch, tint: list[f
         edge = patch.alpha - cv2.erode(patch.alpha, _CROSS)
         shade *= 1 - (obj.outline / 255) * edge
     shade = shade.astype(np.uint8)
-    shade = cv2.merge([shade, shade, shade])
     paint = _tone(obj.rgb, tint, shade)
     if obj.texture != 'plain':
         centre = (obj.centre[0] - cols.start, obj.centre[1] - rows.start)

@@ -157,11 +157,6 @@ def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.random() * len(items))]
 
 
-def between(rng: np.random.Generator, low: float, high: float) -> float:
-    """A uniform number."""
-    return low + (high - low) * rng.random()
-
-
 def _sample_rgb(
     colour: V.Colour, hue: float, saturation: float, value: float
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -239,36 +234,33 @@ def _sample_object(
 
 def _sample_background(rng: np.random.Generator) -> dict[str, Any]:
     """Muted colours (low saturation), so that an object's colour keeps its name in front of it."""
-    palette = []
-    for _ in range(3):
-        hue, saturation = rng.random(), 0.34 * rng.random()
-        palette.append(list(_rgb(hue, saturation, between(rng, 0.12, 0.92))))
-    lines = int(rng.integers(0, 9)) if rng.random() < 0.6 else 0
-    blobs = int(rng.integers(1, 9)) if rng.random() < 0.6 else 0
+    u = rng.random(20).tolist()
+    palette = [list(_rgb(u[i], 0.34 * u[i + 1], 0.12 + 0.8 * u[i + 2])) for i in (0, 3, 6)]
     return dict(
-        kind=pick(rng, V.BACKGROUNDS),
+        kind=V.BACKGROUNDS[int(u[9] * len(V.BACKGROUNDS))],
         palette=palette,
-        bank=int(rng.integers(1 << 16)),
-        offset=[int(rng.integers(1 << 12)), int(rng.integers(1 << 12))],
-        angle=round(180 * rng.random(), 1),
-        grain=round(between(rng, 0.0, 0.5), 2),
-        lines=lines,
-        blobs=blobs,
-        clutter_seed=int(rng.integers(1 << 31)),
+        bank=int(u[10] * (1 << 16)),
+        offset=[int(u[11] * (1 << 12)), int(u[12] * (1 << 12))],
+        angle=round(180 * u[13], 1),
+        grain=round(0.5 * u[14], 2),
+        lines=int(9 * u[15]) if u[16] < 0.6 else 0,
+        blobs=1 + int(8 * u[17]) if u[18] < 0.6 else 0,
+        clutter_seed=int(u[19] * (1 << 31)),
     )
 
 
 def _sample_effects(rng: np.random.Generator) -> dict[str, Any]:
+    u = rng.random(14).tolist()
     return dict(
-        gain=round(between(rng, 0.72, 1.12), 3),
-        contrast=round(between(rng, 0.75, 1.12), 3),
-        tint=[round(between(rng, 0.95, 1.05), 3) for _ in range(3)],
-        light=int(rng.integers(1 << 16)),
-        blur=round(between(rng, 0.4, 0.9), 2) if rng.random() < 0.4 else 0.0,
-        noise=round(between(rng, 0.0, 0.12), 3),
-        noise_offset=[int(rng.integers(1 << 12)), int(rng.integers(1 << 12))],
-        wires=int(rng.integers(1, 4)) if rng.random() < 0.2 else 0,
-        quality=int(rng.integers(62, 96)),
+        gain=round(0.72 + 0.4 * u[0], 3),
+        contrast=round(0.75 + 0.37 * u[1], 3),
+        tint=[round(0.95 + 0.1 * v, 3) for v in u[2:5]],
+        light=int(u[5] * (1 << 16)),
+        blur=round(0.4 + 0.5 * u[6], 2) if u[7] < 0.4 else 0.0,
+        noise=round(0.12 * u[8], 3),
+        noise_offset=[int(u[9] * (1 << 12)), int(u[10] * (1 << 12))],
+        wires=1 + int(3 * u[11]) if u[12] < 0.2 else 0,
+        quality=62 + int(34 * u[13]),
     )
 
 

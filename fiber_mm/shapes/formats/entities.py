@@ -56,11 +56,11 @@ def rows(scene: Scene) -> dict[tuple[str, str], list[Any]]:
     return {(f'{FOLDER}/{scene.split}.txt', ''): [scene.image_id]}
 
 
-def files(scene: Scene) -> dict[str, str]:
+def files(scene: Scene) -> dict[str, bytes]:
     """Path -> content of the two files of one image."""
     ids, stem = _entities(scene), scene.file_name[:-4]
     sentences = '\n'.join(_sentence(c, ids) for c in scene.captions) + '\n'
     return {
-        f'{FOLDER}/Annotations/{stem}.xml': _xml(scene, ids),
-        f'{FOLDER}/Sentences/{stem}.txt': sentences,
+        f'{FOLDER}/Annotations/{stem}.xml': _xml(scene, ids).encode(),
+        f'{FOLDER}/Sentences/{stem}.txt': sentences.encode(),
     }

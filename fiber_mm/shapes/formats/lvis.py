@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .. import vocabulary as V
-from ..scene import Scene, ShapeObject
+from ..scene import Scene, ShapeObject, is_train
 from .coco import INFO, LICENSES, image_row
 
 PATH = 'annotations/lvis_v1_{}.json'
@@ -44,11 +44,7 @@ def rows(scene: Scene) -> dict[tuple[str, str], list[Any]]:
             partial.append(category)
             members = members[:-1]
         kept[category] = members
-    held_out_ok = not scene.split.startswith('train')
-    absent = [
-        i for name, i in V.LVIS_IDS.items()
-        if i not in present and (held_out_ok or not is_held_out(name))
-    ]  # fmt: skip
+    absent = [i for i in (_SEEN_IDS if is_train(scene.split) else _ALL_IDS) if i not in present]
     negative = sorted(rng.sample(absent, rng.randint(3, _NEGATIVES)))
     image = image_row(scene)
     image.update(
@@ -72,6 +68,10 @@ def is_held_out(name: str) -> bool:
     """Whether an LVIS name belongs to a held-out colour-shape combination."""
     _, colour, shape = name.split('_')[:3]
     return f'{colour} {shape}' in V.HELD_OUT_SET
+
+
+_ALL_IDS = tuple(V.LVIS_IDS.values())
+_SEEN_IDS = tuple(i for name, i in V.LVIS_IDS.items() if not is_held_out(name))
 
 
 class Counts:
