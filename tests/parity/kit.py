@@ -1,0 +1,242 @@
+"""The parity kit's files: goldens, manifests, inputs, and models with synthetic weights."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+from fiber_mm.convert import Report
+from fiber_mm.convert.files import convert_file
+from fiber_mm.registry import MODELS
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(os.environ.get('FIBER_PARITY') or Path(__file__).parent / 'data')
+
+# Kinds of goldens without a case; each is reported by name.
+NOT_COVERED = {
+    'coarse_losses': 'the pre-training losses have no model yet',
+    'coarse_grads': 'the pre-training losses have no model yet',
+    'coarse_vqa': 'the VQA model is not there yet',
+    'coarse_nlvr2': 'the NLVR2 model is not there yet',
+    'coarse_caption': 'the captioner is not there yet',
+}
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One ``golden_*.npz``.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """File name without prefix and suffix, as `fine_head_single`."""
+        return self.path.stem.removeprefix('golden_')
+
+    @property
+    def kind(self) -> str:
+        """The first two words of the name, as `fine_head`."""
+        return '_'.join([*self.name.split('_'), ''][:2])
+
+    @cached_property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """All arrays of the file."""
+        with np.load(self.path) as file:
+            return {key: file[key] for key in file.files}
+
+    @cached_property
+    def meta(self) -> dict:
+        """The JSON string `meta` of the coarse goldens."""
+        return json.loads(str(self.arrays['meta']))
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest of the checkpoint that this golden was computed from."""
+        if self.kind.startswith('coarse'):
+            name = f'coarse_{self.meta["manifest"]}'
+        else:
+            name = 'fine_refexp' if self.kind == 'fine_refexp' else 'fine'
+        return self.path.parent / f'manifest_{name}.json'
+
+    def sample(self, name: str) -> tuple[np.ndarray, tuple[slice, ...], float, float]:
+        """A subset of a large tensor: values, the slices that take it, mean, std of the whole."""
+        arrays = self.arrays
+        if f'{name}.sample' in arrays:
+            value, stride, end = arrays[f'{name}.sample'], arrays[f'{name}.stride'], '.'
+        else:
+            value, stride, end = arrays[name], arrays[f'{name}__strides'], '__'
+        slices = tuple(slice(None, None, int(s)) for s in stride)
+        return value, slices, float(arrays[f'{name}{end}mean']), float(arrays[f'{name}{end}std'])
+
+
+def goldens() -> list[Golden]:
+    """Every golden of the folder."""
+    return [Golden(path) for path in sorted(FOLDER.glob('golden_*.npz'))]
+
+
+def cheapest_order(golden: Golden, bf16: bool) -> tuple:
+    """Sort key that brings together what shares a model, then what shares a forward pass."""
+    stage, what = golden.kind.split('_')
+    alone = golden.kind if what in ('refexp', 'loss') else ''
+    return stage, alone, golden.name.split('_')[2:], bf16, what
+
+
+def synth():
+    """The kit's ``synth.py``, from the folder of the goldens."""
+    spec = importlib.util.spec_from_file_location('parity_synth', FOLDER / 'synth.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Loaded:
+    """A model with the weights of one manifest.
+
+    Attributes:
+        manifest: the manifest.
+        model: in eval mode.
+        report: what the converter did.
+    """
+
+    manifest: Path
+    model: nn.Module
+    report: Report
+
+
+def model_config(family: str, window: int) -> dict:
+    """The shipped config of a family's model, without the tokenizer, which no case needs."""
+    if family.startswith('fine'):
+        cfg = Config.fromfile(ROOT / 'configs/_base_/models/fiber_swin-b_grounding.py').model
+        cfg.backbone.fusion.norm_i2t_query = family == 'fine_refexp'
+        cfg.backbone.swin.window_size = window
+    else:
+        cfg = Config.fromfile(ROOT / 'configs/_base_/models/fiber_swin-b_coarse.py').model
+        cfg.swin.window_size = window
+    cfg.data_preprocessor = None
+    return cfg
+
+
+def write_synthetic(manifest: Path, path: Path) -> None:
+    """Write the synthetic checkpoint of a manifest as the original would."""
+    content = json.loads(manifest.read_text())
+    state = synth().synth_state_dict(content['tensors'])
+    torch.save({content['container']: state}, path)
+
+
+@contextlib.contextmanager
+def no_random_weights() -> Iterator[None]:
+    """Skips random initialisation, which takes seconds and is overwritten anyway."""
+    with contextlib.ExitStack() as stack:
+        for name in ('trunc_normal_', 'normal_', 'uniform_', 'kaiming_uniform_'):
+            stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *_, **__: tensor))
+        yield
+
+
+class Models:
+    """Converts and builds on demand; keeps the last model only (1 GB each).
+
+    Args:
+        folder: where checkpoints are written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.loaded: Loaded | None = None
+        self.cache: tuple | None = None
+        self.seconds = 0.0
+
+    def get(self, manifest: Path) -> Loaded:
+        """The model of a manifest: synthetic checkpoint, shipped converter, shipped config."""
+        if self.loaded is None or self.loaded.manifest != manifest:
+            start = time.perf_counter()
+            self.loaded = self.cache = None
+            source, target = self.folder / 'original.pth', self.folder / 'converted.pth'
+            write_synthetic(manifest, source)
+            result = convert_file(source, target)
+            source.unlink()
+            meta, report = result.meta, result.report
+            del result
+            with no_random_weights():
+                model = MODELS.build(model_config(meta['family'], meta['arch']['window']))
+            load_checkpoint(model, str(target), strict=True)
+            target.unlink()
+            self.loaded = Loaded(manifest, model.eval(), report)
+            self.seconds += time.perf_counter() - start
+        return self.loaded
+
+    def outputs(self, key: tuple, compute):
+        """What `compute()` returns for `key`, kept until another key is asked for."""
+        if self.cache is None or self.cache[0] != key:
+            self.cache = None
+            self.cache = (key, compute())
+        return self.cache[1]
+
+
+def fine_batch(arrays: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, 3, H, W), ids and mask (B, T) of a fine golden.
+
+    Raises:
+        AssertionError: the images are not those that the golden was computed from.
+    """
+    random = np.random.RandomState(int(arrays['image_seed']))
+    sizes = arrays['sizes']
+    height, width = (-(-int(sizes[:, i].max()) // 32) * 32 for i in (0, 1))
+    images = torch.zeros(len(sizes), 3, height, width)
+    for image, (h, w) in zip(images, sizes):
+        image[:, :h, :w] = torch.from_numpy(
+            random.standard_normal((3, h, w)).astype(np.float32))
+    np.testing.assert_array_equal(images[:, :, :4, :4].numpy(), arrays['image_corners'])
+    mask = torch.from_numpy(arrays['attention_mask']).bool()
+    return images, torch.from_numpy(arrays['input_ids']), mask
+
+
+def coarse_image(golden: Golden, name: str = 'image') -> Tensor:
+    """An image batch of a coarse golden, checked against its probe."""
+    spec = golden.meta['images'][name]
+    value = np.random.RandomState(spec['seed']).standard_normal(spec['shape'])
+    value = value.astype(np.float32)
+    np.testing.assert_array_equal(value[:, :, 0, :4], golden.arrays[f'{name}__probe'])
+    return torch.from_numpy(value)
+
+
+def our_parameter(loaded: Loaded, key: str) -> nn.Parameter:
+    """Our parameter for an original key."""
+    return loaded.model.get_parameter(loaded.report.used[key])
+
+
+def original_groups(loaded: Loaded) -> dict[str, list[nn.Parameter]]:
+    """Our parameters in the groups of `grad_norm.names` of the fine goldens."""
+    rules = [
+        (r'fusion_backbone\.backbone\.body\.(layers\.\d+|patch_embed)\.', r'visual.\1'),
+        (r'fusion_backbone\.backbone\.body\.norm\d', 'visual.norms'),
+        (r'fusion_backbone\.backbone\.fpn\.', 'fpn'),
+        (r'fusion_backbone\.language_backbone\.body\.model\.embeddings\.', 'text.embeddings'),
+        (r'fusion_backbone\.language_backbone\.body\.model\.encoder\.(layer\.\d+)\.', r'text.\1'),
+        (r'rpn\.head\.dyhead_tower\.(\d+)\.', r'dyconv.\1'),
+        (r'rpn\.head\.(\w+)', r'head.\1'),
+    ]
+    groups: dict[str, list[nn.Parameter]] = {}
+    for key, ours in loaded.report.used.items():
+        name = next(m.expand(to) for pattern, to in rules if (m := re.match(pattern, key)))
+        groups.setdefault(name, []).append(loaded.model.get_parameter(ours))
+    return groups
