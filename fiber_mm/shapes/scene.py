@@ -7,6 +7,7 @@ changed copy of a scene (one object moved, recoloured, removed) gives the matchi
 from __future__ import annotations
 
 import colorsys
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ T = TypeVar('T')
 
 MIN_SIDE, MAX_SIDE = 10.0, 130.0  # pixels of a 256-pixel image
 MIN_COUNT, MAX_COUNT = 3, 9
+OVERLAPPING = 0.45  # share of the objects that are tried near or on top of another one
 MIN_VISIBLE = 0.4  # of the whole shape, parts outside the image counted as hidden
 MIN_VISIBLE_SMALL = 0.7  # a shape of under 20 pixels with less than this has no sure name
 MIN_INSIDE = 0.6  # share of the shape that lies inside the image
@@ -210,14 +212,18 @@ def _sample_object(
     size = max(MIN_SIDE, shrink * MIN_SIDE * (MAX_SIDE / MIN_SIDE) ** u[3]) * scale
     rgb, second = _sample_rgb(V.COLOURS[colour], u[4], u[5], u[6])
     margin = 0.3 * size  # centres may come this near to the border
+    x = margin + (scene.width - 2 * margin) * u[8]
+    y = margin + (scene.height - 2 * margin) * u[9]
+    if other is not None and u[21] < OVERLAPPING:
+        reach = (0.25 + 0.75 * u[22]) * (size + other.size) / 2
+        turn = 2 * math.pi * u[23]
+        x = min(max(other.centre[0] + reach * math.cos(turn), margin), scene.width - margin)
+        y = min(max(other.centre[1] + reach * math.sin(turn), margin), scene.height - margin)
     return ShapeObject(
         colour=colour,
         shape=shape,
         texture=_sample_texture(name, u[7]) if size >= MIN_TEXTURED * scale else 'plain',
-        centre=(
-            round(margin + (scene.width - 2 * margin) * u[8], 2),
-            round(margin + (scene.height - 2 * margin) * u[9], 2),
-        ),
+        centre=(round(x, 2), round(y, 2)),
         size=round(size, 2),
         angle=round(360 * u[10], 1),
         variant=round(u[11], 3),
