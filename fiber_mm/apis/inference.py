@@ -30,6 +30,7 @@ from PIL import Image
 from torch import nn
 
 from fiber_mm.config_lookup import get_config_path
+from fiber_mm.datasets.transforms import read_image
 from fiber_mm.engine.checkpoint import load_checkpoint_file, load_weights, with_state_dict
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import ImageTrunk
@@ -191,15 +192,13 @@ def _pipeline(model: nn.Module) -> Compose:
     if not hasattr(model, '_inference_pipeline'):
         dataset = model.cfg.test_dataloader.dataset
         while 'pipeline' not in dataset:
-            inner = dataset.get('dataset') or dataset['datasets'][0]
-            dataset = inner
+            dataset = dataset.get('dataset') or dataset['datasets'][0]
+        # Images come loaded, and without annotations.
         steps = [
             step
             for step in copy.deepcopy(dataset.pipeline)
-            if not step['type'].rpartition('.')[2].startswith(('LoadImage', 'LoadAnnotations'))
-            and not step['type'].rpartition('.')[2].startswith('FiberLoadImage')
+            if not step['type'].rpartition('.')[2].startswith(('Load', 'FiberLoad'))
         ]
-        steps[-1]['meta_keys'] = ('img_path', 'ori_shape', 'img_shape', 'scale_factor')
         model._inference_pipeline = Compose(steps)
     return model._inference_pipeline
 

@@ -2,7 +2,6 @@
 
 from .curves import RunCurves, plot_curves, read_curves
 from .html import (
-    bullet_list,
     code_block,
     coloured_phrases,
     figure,
@@ -18,7 +17,6 @@ __all__ = [
     'RunCurves',
     'plot_curves',
     'read_curves',
-    'bullet_list',
     'code_block',
     'coloured_phrases',
     'figure',

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from fiber_mm.visualization import OKABE_ITO, hex_of
 
 Points = list[tuple[int, float]]
 
@@ -51,16 +53,12 @@ def read_curves(work_dir: str | Path) -> RunCurves:
     )
 
 
-def plot_curves(
-    panels: Sequence[tuple[str, Mapping[str, Points]]],
-    targets: Mapping[str, float] | None = None,
-    dpi: int = 150,
-) -> bytes:
-    """Draw panels side by side.
+def plot_curves(title: str, lines: Mapping[str, Points], dpi: int = 150) -> bytes:
+    """Draw curves over iterations.
 
     Args:
-        panels: (title, {name of a line: its points}).
-        targets: Title of a panel to a value shown as a dashed line.
+        title: Above the picture.
+        lines: Name of a line to its points.
         dpi: Resolution.
 
     Returns:
@@ -69,28 +67,23 @@ def plot_curves(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from fiber_mm.visualization import OKABE_ITO, hex_of
-
     # Without pyplot: no global state, no display.
-    picture = Figure(figsize=(4.9 * len(panels), 3.3), dpi=dpi, layout='constrained')
+    picture = Figure(figsize=(5.4, 3.3), dpi=dpi, layout='constrained')
     FigureCanvasAgg(picture)
-    order = (4, 5, 2, 3, 0, 1)
-    for index, (title, lines) in enumerate(panels):
-        axes = picture.add_subplot(1, len(panels), index + 1)
-        for number, (name, points) in enumerate(lines.items()):
-            colour = hex_of(OKABE_ITO[order[number % len(order)]])
-            x, y = np.array(points, dtype=float).reshape(-1, 2).T
-            marker = 'o' if len(points) < 20 else None
-            axes.plot(x, y, color=colour, label=name, linewidth=1.7, marker=marker, markersize=4)
-        if targets and title in targets:
-            axes.axhline(targets[title], color='#888', linestyle='--', linewidth=1)
-        axes.set_title(title, fontsize=11, loc='left')
-        axes.set_xlabel('iteration', fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25)
-        axes.spines[['top', 'right']].set_visible(False)
-        if lines:
-            axes.legend(fontsize=8, frameon=False)
+    axes = picture.add_subplot()
+    order = (4, 5, 2, 3, 0, 1)  # the darker ones first
+    for number, (name, points) in enumerate(lines.items()):
+        colour = hex_of(OKABE_ITO[order[number % len(order)]])
+        x, y = np.array(points, dtype=float).reshape(-1, 2).T
+        marker = 'o' if len(points) < 20 else None
+        axes.plot(x, y, color=colour, label=name, linewidth=1.7, marker=marker, markersize=4)
+    axes.set_title(title, fontsize=11, loc='left')
+    axes.set_xlabel('iteration', fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
+    axes.set_ylim(bottom=0)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
     buffer = io.BytesIO()
     picture.savefig(buffer, format='png', metadata={'Software': None})
     return buffer.getvalue()

@@ -37,12 +37,14 @@ p { margin: .4rem 0 .8rem; max-width: 76ch; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
+td + td { white-space: nowrap; } td.long { white-space: normal; }
 th { font-size: .88rem; color: var(--soft); font-weight: 600; }
 .gallery { display: grid; gap: 22px; margin-top: 14px; }
 .gallery.small { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }
 .gallery.wide { grid-template-columns: repeat(auto-fill, minmax(460px, 1fr)); }
 figure { margin: 0; min-width: 0; }
-figure img { display: block; width: 100%; height: auto; border-radius: 6px;
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; }
+img { display: block; width: 100%; height: auto; border-radius: 6px;
   border: 1px solid var(--line); }
 figcaption { margin-top: 6px; font-size: .94rem; }
 mark { color: inherit; padding: 0 .15em; border-radius: 3px;
@@ -57,6 +59,7 @@ ul { margin: .3rem 0; padding-left: 1.2rem; }
   .gallery.small, .gallery.wide { grid-template-columns: 1fr; }
   .tiles { grid-template-columns: 1fr 1fr; gap: 8px; } .tile { padding: 10px 12px; }
   .tile .value { font-size: 1.5rem; } h1 { font-size: 1.5rem; }
+  .full .pair { grid-template-columns: 1fr; }
 }
 """
 
@@ -81,21 +84,18 @@ def paragraph(text: str, soft: bool = False) -> str:
     return f'<p{" class=soft" if soft else ""}>{escape(text)}</p>'
 
 
-def bullet_list(items: Sequence[str]) -> str:
-    """A list of plain texts."""
-    return '<ul>' + ''.join(f'<li>{escape(item)}</li>' for item in items) + '</ul>'
-
-
 def code_block(text: str) -> str:
     """Text in a fixed-width font."""
     return f'<pre>{escape(text)}</pre>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain texts; a row's cells that start with ✓ or ✗ are coloured."""
+    """A table of plain texts; cells that start with ✓ or ✗ are coloured."""
 
     def cell(text: str) -> str:
         tone = {'✓': ' class=good', '✗': ' class=bad'}.get(text[:1], '')
+        if len(text) > 40:
+            tone = ' class=long'
         return f'<td{tone}>{escape(text)}</td>'
 
     head = ''.join(f'<th>{escape(name)}</th>' for name in header)
@@ -115,27 +115,31 @@ def tiles(items: Sequence[tuple[str, str, str, bool]]) -> str:
 
 
 def figure(
-    picture: np.ndarray | bytes, caption_html: str, alt: str, quality: int = 88
+    pictures: np.ndarray | bytes | Sequence[np.ndarray], caption_html: str, alt: str
 ) -> str:
-    """A picture with a caption.
+    """A picture, or two side by side, with a caption.
 
     Args:
-        picture: (H, W, 3) uint8 RGB, stored as JPEG; or the bytes of a PNG.
-        caption_html: Markup of the caption.
+        pictures: (H, W, 3) uint8 RGB, stored as JPEG; or the bytes of a PNG; or two arrays.
+        caption_html: Markup of the caption; empty for none.
         alt: What the picture shows, for those who cannot see it.
-        quality: Of the JPEG.
     """
+    caption = f'<figcaption>{caption_html}</figcaption>' if caption_html else ''
+    if isinstance(pictures, (np.ndarray, bytes)):
+        return f'<figure>{_image(pictures, alt)}{caption}</figure>'
+    images = ''.join(_image(picture, alt) for picture in pictures)
+    return f'<figure><div class=pair>{images}</div>{caption}</figure>'
+
+
+def _image(picture: np.ndarray | bytes, alt: str) -> str:
     if isinstance(picture, bytes):
         kind, data = 'png', picture
     else:
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, 'JPEG', quality=quality, optimize=True)
+        Image.fromarray(picture).save(buffer, 'JPEG', quality=86, optimize=True)
         kind, data = 'jpeg', buffer.getvalue()
     source = f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
-    return (
-        f'<figure><img src="{source}" alt="{escape(alt, quote=True)}" loading="lazy">'
-        f'<figcaption>{caption_html}</figcaption></figure>'
-    )
+    return f'<img src="{source}" alt="{escape(alt, quote=True)}" loading="lazy">'
 
 
 def gallery(figures_html: Sequence[str], width: str = 'wide') -> str:

@@ -1,6 +1,6 @@
 """Drawing of detections and groundings."""
 
-from .draw import DrawnBox, draw_boxes, drawing_scale, place_label, side_by_side
+from .draw import DrawnBox, draw_boxes, drawing_scale, place_label
 from .palette import OKABE_ITO, colours_of, hex_of, ink_on
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     'draw_boxes',
     'drawing_scale',
     'place_label',
-    'side_by_side',
     'OKABE_ITO',
     'colours_of',
     'hex_of',

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .palette import BLACK, RGB, WHITE, ink_on
+from .palette import BLACK, RGB, ink_on
 
 Rect = tuple[float, float, float, float]
 
@@ -78,12 +78,12 @@ def draw_boxes(
     picture = Image.fromarray(image).resize(size, smooth)
     canvas = ImageDraw.Draw(picture)
     rects = [_clipped([v * scale for v in b.box], size) for b in boxes]
-    line = max(2, round(max(size) / 320))
+    line = max(2, round(max(size) / 200))
     for drawn, rect in zip(boxes, rects):
         # The dark casing keeps every colour visible on every background.
-        _outline(canvas, rect, BLACK, line + 2, drawn.dashed, casing=True)
+        _outline(canvas, rect, BLACK, line + 2)
         _outline(canvas, rect, drawn.colour, line, drawn.dashed)
-    font = _font(max(13, round(max(size) / 48)))
+    font = _font(max(13, round(max(size) / 36)))
     taken: list[Rect] = []
     by_area = sorted(range(len(boxes)), key=lambda i: _area(rects[i]))
     for index in by_area:
@@ -150,18 +150,6 @@ def place_label(
     return min(enumerate(places), key=lambda item: cost(*item))[1]
 
 
-def side_by_side(pictures: Sequence[np.ndarray], gap: int = 12) -> np.ndarray:
-    """Put pictures next to each other on white, aligned at the top."""
-    height = max(p.shape[0] for p in pictures)
-    width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
-    out = np.full((height, width, 3), 255, np.uint8)
-    left = 0
-    for picture in pictures:
-        out[: picture.shape[0], left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + gap
-    return out
-
-
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     # matplotlib brings this font along; it has accents, Greek and Cyrillic.
@@ -182,37 +170,34 @@ def _label(
 
 
 def _outline(
-    canvas: ImageDraw.ImageDraw,
-    rect: Rect,
-    colour: RGB,
-    width: int,
-    dashed: bool,
-    casing: bool = False,
+    canvas: ImageDraw.ImageDraw, rect: Rect, colour: RGB, width: int, dashed: bool = False
 ) -> None:
     x1, y1, x2, y2 = rect
+    # Pillow draws inwards; here the line's middle is the box's edge.
+    half = width / 2
+    outer = (x1 - half, y1 - half, x2 + half, y2 + half)
     if not dashed:
-        grow = 1 if casing else 0
-        canvas.rectangle((x1 - grow, y1 - grow, x2 + grow, y2 + grow), outline=colour, width=width)
+        canvas.rectangle(outer, outline=colour, width=width)
         return
-    # Gaps show the casing: a line of dark and light is seen on any ground.
+    dash, gap = 4 * width, 2 * width
     for (ax, ay), (bx, by) in (
-        ((x1, y1), (x2, y1)),
-        ((x2, y1), (x2, y2)),
-        ((x2, y2), (x1, y2)),
-        ((x1, y2), (x1, y1)),
+        ((x1 - half, y1), (x2 + half, y1)),
+        ((x2, y1 - half), (x2, y2 + half)),
+        ((x2 + half, y2), (x1 - half, y2)),
+        ((x1, y2 + half), (x1, y1 - half)),
     ):
         length = max(abs(bx - ax), abs(by - ay))
-        step, dash = (length, length) if casing else (8 * width / 2, 4 * width / 2)
-        start = 0.0
-        while start < length:
-            end = min(start + dash, length)
-            a, b = start / length, end / length
+        # Whole dashes, one at each end, so that corners are always drawn.
+        number = max(1, round((length + gap) / (dash + gap)))
+        step = (length + gap) / number
+        for i in range(number):
+            a = i * step / max(length, 1e-9)
+            b = min((i * step + step * dash / (dash + gap)) / max(length, 1e-9), 1.0)
             canvas.line(
                 (ax + (bx - ax) * a, ay + (by - ay) * a, ax + (bx - ax) * b, ay + (by - ay) * b),
-                fill=colour if not casing else BLACK,
+                fill=colour,
                 width=width,
             )
-            start += step
 
 
 def _clipped(rect: Sequence[float], size: tuple[int, int]) -> Rect:
@@ -228,5 +213,3 @@ def _area(rect: Rect) -> float:
 def _overlap(a: Rect, b: Rect) -> float:
     return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
 
-
-__all__ = ['WHITE', 'DrawnBox', 'draw_boxes', 'drawing_scale', 'place_label', 'side_by_side']

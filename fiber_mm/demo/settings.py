@@ -1,0 +1,106 @@
+"""What the demo runs, and what it is measured by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: The config that the demo trains; everything else about the training is in it.
+CONFIG = 'fiber_nano_8xb4_demo_shapes'
+WORK_DIR = Path('work_dirs/demo')
+
+#: Scores to reach, by their names in metrics.json, and what to call them.
+TARGETS: dict[str, float] = {
+    'ap50_seen': 0.80,
+    'ap50_unseen': 0.50,
+    'refexp_accuracy': 0.80,
+    'phrase_recall_at_1': 0.85,
+}
+TITLES: dict[str, str] = {
+    'ap50_seen': 'AP50, seen classes',
+    'ap50_unseen': 'AP50, held-out classes',
+    'refexp_accuracy': 'Referring expressions',
+    'phrase_recall_at_1': 'Phrase recall@1',
+}
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How to run the demo.
+
+    Attributes:
+        work_dir: Where everything but the data goes.
+        config: Path or name of the config to train.
+        seed: Seed of the training; None keeps the config's.
+        resume: Whether finished steps are kept and an interrupted training goes on.
+        cfg_options: Settings that override the config's.
+    """
+
+    work_dir: Path = WORK_DIR
+    config: str = CONFIG
+    seed: int | None = None
+    resume: bool = False
+    cfg_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def train_dir(self) -> Path:
+        """Logs and checkpoints of the training."""
+        return self.work_dir / 'train'
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained weights."""
+        return self.work_dir / 'model.pth'
+
+    @property
+    def model_config(self) -> Path:
+        """The config that the weights belong to."""
+        return self.work_dir / 'config.py'
+
+    @property
+    def tokenizer(self) -> Path:
+        """A copy of the tokenizer, so that the model works without the data."""
+        return self.work_dir / 'tokenizer'
+
+    @property
+    def metrics(self) -> Path:
+        """All numbers."""
+        return self.work_dir / 'metrics.json'
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.work_dir / 'report.html'
+
+
+class StepRecord:
+    """Which steps are finished, how long they took, what they found; kept in a file.
+
+    Args:
+        path: JSON file; written after every step.
+        fresh: Whether what it says is forgotten.
+    """
+
+    def __init__(self, path: Path, fresh: bool) -> None:
+        self.path = path
+        self.steps: dict[str, dict[str, Any]] = {}
+        if not fresh and path.is_file():
+            self.steps = json.loads(path.read_text(encoding='utf-8'))
+
+    def done(self, name: str) -> bool:
+        """Whether a step is finished."""
+        return name in self.steps
+
+    def finish(self, name: str, seconds: float, result: Mapping[str, Any]) -> None:
+        """Note a finished step."""
+        self.steps[name] = dict(seconds=round(seconds, 1), result=dict(result))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.steps, indent=1) + '\n', encoding='utf-8')
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each finished step."""
+        return {name: step['seconds'] for name, step in self.steps.items()}

@@ -1,0 +1,171 @@
+"""The steps of the demo; each reads files that the ones before it wrote."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from fiber_mm.config_lookup import get_config_path
+from fiber_mm.engine.checkpoint import find_last_checkpoint, load_checkpoint_file
+from fiber_mm.engine.config import check_config
+from fiber_mm.registry import RUNNERS
+from fiber_mm.shapes.generate import generate_shapes
+
+from .annotations import class_names
+from .report import write_report
+from .scores import average_precision
+from .settings import DemoSettings, StepRecord
+
+#: Data where the config says nothing.
+DATA = dict(splits=dict(train=4000, val=500), seed=0, image_size=256)
+SPLIT = 'val'
+
+
+def run_demo(settings: DemoSettings) -> dict[str, Any]:
+    """Make data, train, evaluate, draw.
+
+    Args:
+        settings: See :class:`DemoSettings`.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    if not settings.resume:
+        clear(settings)
+    record = StepRecord(settings.work_dir / 'steps.json', fresh=not settings.resume)
+    cfg = training_config(settings)
+    _step(record, 'data', lambda: make_data(cfg))
+    _step(record, 'train', lambda: train(cfg, settings))
+    _step(record, 'evaluate', lambda: evaluate(settings))
+    started = time.perf_counter()
+    metrics = write_report(settings, record, started)
+    _log(f'report: {settings.report}')
+    return metrics
+
+
+def clear(settings: DemoSettings) -> None:
+    """Remove what an earlier demo left in the work folder, and nothing else."""
+    for folder in (settings.train_dir, settings.work_dir / 'evaluate', settings.tokenizer):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in (
+        settings.work_dir / 'steps.json',
+        settings.checkpoint,
+        settings.model_config,
+        settings.metrics,
+        settings.report,
+    ):
+        file.unlink(missing_ok=True)
+
+
+def training_config(settings: DemoSettings) -> Config:
+    """The config with what the settings say."""
+    path = Path(settings.config)
+    cfg = Config.fromfile(str(path if path.is_file() else get_config_path(settings.config)))
+    if settings.cfg_options:
+        cfg.merge_from_dict(dict(settings.cfg_options))
+    check_config(cfg)
+    cfg.work_dir = str(settings.train_dir)
+    cfg.setdefault('launcher', 'none')
+    cfg.setdefault('runner_type', 'FiberRunner')
+    if settings.seed is not None:
+        cfg.setdefault('randomness', {})
+        cfg.randomness.seed = settings.seed
+    cfg.resume = settings.resume
+    return cfg
+
+
+def make_data(cfg: Config) -> dict[str, Any]:
+    """Generate the Shapes images, or find them complete."""
+    data = {**DATA, **cfg.get('shapes', {})}
+    root = Path(cfg.data_root)
+    generate_shapes(root, dict(data['splits']), data['seed'], data['image_size'])
+    return dict(root=str(root), **data)
+
+
+def train(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
+    """Train by the runner that ``tools/train.py`` uses; keep the weights and what they need."""
+    runner = RUNNERS.build(cfg)
+    started = time.perf_counter()
+    first = runner.iter if not settings.resume else None
+    runner.train()
+    iterations = runner.iter
+    last = find_last_checkpoint(settings.train_dir)
+    content = load_checkpoint_file(last)
+    meta = {'dataset_meta': content.get('meta', {}).get('dataset_meta', {})}
+    torch.save({'meta': meta, 'state_dict': content['state_dict']}, settings.checkpoint)
+    source = Path(cfg.model.data_preprocessor.tokenizer)
+    shutil.copytree(source, settings.tokenizer, dirs_exist_ok=True)
+    kept = copy.deepcopy(cfg)
+    kept.model.data_preprocessor.tokenizer = str(settings.tokenizer)
+    kept.resume, kept.load_from = False, None
+    kept.dump(str(settings.model_config))
+    seconds = time.perf_counter() - started
+    parameters = sum(p.numel() for p in runner.model.parameters())
+    return dict(
+        iterations=iterations,
+        # Of a resumed run only a part was timed.
+        seconds_per_step=None if first is None else round(seconds / max(iterations, 1), 4),
+        batch_size=cfg.train_dataloader.batch_size,
+        parameters=parameters,
+        seed=runner.seed,
+    )
+
+
+def evaluate(settings: DemoSettings) -> dict[str, Any]:
+    """Evaluate on the validation images: detection, phrases, referring expressions."""
+    cfg = Config.fromfile(str(settings.model_config))
+    root = Path(cfg.data_root)
+    out: dict[str, Any] = {}
+    prefix = settings.work_dir / 'evaluate' / 'detection'
+    scores = {}
+    for name, part in evaluation_configs(cfg, settings, prefix).items():
+        _log(f'evaluating {name}')
+        scores[name] = RUNNERS.build(part).test()
+    seen, held_out = class_names(root)
+    out.update(
+        average_precision(
+            root / 'annotations' / f'instances_{SPLIT}.json',
+            f'{prefix}.bbox.json',
+            dict(seen=seen, unseen=held_out, all=[*seen, *held_out]),
+        )
+    )
+    out['refexp_accuracy'] = pick_score(scores['expressions'], 'refcoco_precision@1')
+    out['phrase_recall_at_1'] = pick_score(scores['phrases'], 'R@1', 'recall@1')
+    out['all_scores'] = scores
+    return out
+
+
+def pick_score(scores: dict[str, float], *endings: str) -> float:
+    """The score whose name ends so, whatever its prefix.
+
+    Raises:
+        KeyError: If there is none; lists the names.
+    """
+    for name, value in scores.items():
+        if name.endswith(endings):
+            return float(value)
+    raise KeyError(f'no score that ends with {endings} among {sorted(scores)}')
+
+
+def _step(record: StepRecord, name: str, action: Callable[[], dict[str, Any]]) -> None:
+    if record.done(name):
+        _log(f'step {name!r} is finished already')
+        return
+    _log(f'step {name!r}')
+    started = time.perf_counter()
+    result = action()
+    record.finish(name, time.perf_counter() - started, result)
+    _log(f'step {name!r} took {record.seconds[name]:.0f} s')
+
+
+def _log(text: str) -> None:
+    MMLogger.get_current_instance().info(f'demo: {text}')
