@@ -23,7 +23,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 EXTENSION = 'mmcv._ext'
-_SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'mmcv_ext.py')
+SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'mmcv_ext.py')
 # A phrase in the code of the placeholders that OneDL's mmdet defines where mmcv.ops fails.
 _PLACEHOLDER_MARK = 'requires mmcv to be compiled'
 
@@ -47,7 +47,7 @@ class StandInFinder:
         """Protocol of ``sys.meta_path``."""
         if fullname != EXTENSION:
             return None
-        return importlib.util.spec_from_file_location(fullname, _SOURCE)
+        return importlib.util.spec_from_file_location(fullname, SOURCE)
 
 
 def install() -> None:
@@ -67,9 +67,9 @@ def is_compiled() -> bool:
         ModuleNotFoundError: If there is no mmcv at all.
     """
     if EXTENSION in sys.modules:
-        return sys.modules[EXTENSION].__file__ != _SOURCE
+        return sys.modules[EXTENSION].__file__ != SOURCE
     spec = importlib.util.find_spec(EXTENSION)
-    return spec is not None and spec.origin != _SOURCE
+    return spec is not None and spec.origin != SOURCE
 
 
 def _is_placeholder(value: object, module: ModuleType) -> bool:
