@@ -211,9 +211,12 @@ class FiberPrompt(BaseTransform):
             order = np.random.permutation(sorted(kept) + affordable).astype(int).tolist()
             prompt = join_classes([names[label] for label in order], order)
             # Names behind a blank may be split otherwise than alone, so the sum is an estimate.
-            if not affordable or self.text.count_tokens(prompt.text) <= self.text.max_tokens:
+            if self.text.count_tokens(prompt.text) <= self.text.max_tokens:
                 return prompt
-            affordable.pop()
+            if affordable:
+                affordable.pop()
+            else:
+                kept.pop()
 
     # ---------------------------------------------------------------------------------- captions
 

@@ -111,7 +111,17 @@ def check_affixes(names: Sequence[str], affixes: Affixes) -> None:
             raise ValueError(f'caption_prompt[{name!r}] has an empty name: leave the key out')
 
 
-def join_classes(names: Sequence[str], labels: Sequence[int], affixes: Affixes) -> Prompt:
+def join_classes(
+    names: Sequence[str], labels: Sequence[int], affixes: Affixes | None = None
+) -> Prompt:
+    """Join some classes to one prompt, unchecked.
+
+    Args:
+        names: Class names as the dataset has them.
+        labels: The label of each.
+        affixes: As for :func:`class_prompt`.
+    """
+    affixes = affixes or {}
     text = ''
     spans: list[list[Span]] = []
     cleaned_names = [clean_class_name(name) for name in names]
@@ -174,7 +184,7 @@ def chunk_class_prompts(
         return [whole]
 
     def build(start: int, end: int) -> Prompt:
-        return join_classes(names[start:end], range(start, end), affixes or {})
+        return join_classes(names[start:end], range(start, end), affixes)
 
     chunks: list[Prompt] = []
     start = 0
