@@ -15,6 +15,7 @@ bilinearly and multiplied by a learned mask. Two implementations give the same n
 256-channel map of 100 x 132 took 523 ms with torchvision and 140 ms with embedding_bag (forward
 and backward 3,522 against 414). ``FIBER_DEFORM_BACKEND`` in the environment overrides it.
 """
+
 import enum
 import math
 import os
@@ -76,10 +77,12 @@ def borrow_offsets(offset: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple
     h, w = size
     batch, _, fine_h, fine_w = offset.shape
     if h * w > fine_h * fine_w:
-        raise ValueError(f'a map of {h} x {w} cannot read its offsets from one of {fine_h} x '
-                         f'{fine_w}: the levels must go from fine to coarse')
-    offset = offset.reshape(batch, -1)[:, :2 * POINTS * h * w].reshape(batch, 2 * POINTS, h, w)
-    mask = mask.reshape(batch, -1)[:, :POINTS * h * w].reshape(batch, POINTS, h, w)
+        raise ValueError(
+            f'a map of {h} x {w} cannot read its offsets from one of {fine_h} x '
+            f'{fine_w}: the levels must go from fine to coarse'
+        )
+    offset = offset.reshape(batch, -1)[:, : 2 * POINTS * h * w].reshape(batch, 2 * POINTS, h, w)
+    mask = mask.reshape(batch, -1)[:, : POINTS * h * w].reshape(batch, POINTS, h, w)
     return offset, mask
 
 
@@ -107,8 +110,9 @@ def _axis_corners(position: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return near.clamp(0, side - 1).int(), weight
 
 
-def sampling_corners(offset: Tensor, mask: Tensor, size: tuple[int, int], stride: int,
-                     padding: int) -> Corners:
+def sampling_corners(
+    offset: Tensor, mask: Tensor, size: tuple[int, int], stride: int, padding: int
+) -> Corners:
     """Rows and weights that each sampling point reads.
 
     Args:
@@ -125,8 +129,7 @@ def sampling_corners(offset: Tensor, mask: Tensor, size: tuple[int, int], stride
     top = torch.arange(h, device=device, dtype=dtype) * stride
     left = torch.arange(w, device=device, dtype=dtype) * stride
     # (B, h, w, 3, 3, 2)
-    rows, row_weight = _axis_corners(
-        moved[0] + (top[:, None, None, None] + taps[:, None]), size[0])
+    rows, row_weight = _axis_corners(moved[0] + (top[:, None, None, None] + taps[:, None]), size[0])
     cols, col_weight = _axis_corners(moved[1] + (left[:, None, None] + taps), size[1])
     first = torch.arange(batch, device=device, dtype=torch.int32) * (size[0] * size[1])
     rows = rows * size[1] + first.view(-1, 1, 1, 1, 1, 1)
@@ -162,9 +165,11 @@ def _spread(grad: Tensor, index: Tensor, weight: Tensor, total: int) -> Tensor:
     """
     pixel, order = index.view(-1).sort()
     first = torch.searchsorted(
-        pixel, torch.arange(total, device=pixel.device, dtype=pixel.dtype), out_int32=True)
-    return F.embedding_bag((order // 4).int(), grad, first, mode='sum',
-                           per_sample_weights=weight.reshape(-1)[order])
+        pixel, torch.arange(total, device=pixel.device, dtype=pixel.dtype), out_int32=True
+    )
+    return F.embedding_bag(
+        (order // 4).int(), grad, first, mode='sum', per_sample_weights=weight.reshape(-1)[order]
+    )
 
 
 class _BagConv(torch.autograd.Function):
@@ -184,8 +189,7 @@ class _BagConv(torch.autograd.Function):
         limit = CACHE_LIMIT if x.device.type == 'cpu' else MEMORY_LIMIT
         for part in _passes(len(out), POINTS * channels * x.element_size(), limit):
             points = slice(part.start * POINTS, part.stop * POINTS)
-            out[part] = linear(
-                _columns(pixels, corners.index[points], weights[points]), flat, bias)
+            out[part] = linear(_columns(pixels, corners.index[points], weights[points]), flat, bias)
         return out.view(batch, h, w, -1).permute(0, 3, 1, 2)
 
     @staticmethod
@@ -214,17 +218,18 @@ class _BagConv(torch.autograd.Function):
             grad_corners[points] = torch.autograd.grad(columns, leaf, grad_columns)[0]
             del columns
             grad_pixels += _spread(
-                grad_columns.view(-1, channels), index, leaf.detach(), len(pixels))
-        grad_offset, grad_mask = torch.autograd.grad(
-            corners.weight, (offset, mask), grad_corners)
+                grad_columns.view(-1, channels), index, leaf.detach(), len(pixels)
+            )
+        grad_offset, grad_mask = torch.autograd.grad(corners.weight, (offset, mask), grad_corners)
         grad_x = grad_pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
         grad_weight = grad_flat.view(-1, KERNEL, KERNEL, channels).permute(0, 3, 1, 2)
         grad_bias = grad.sum(0) if ctx.has_bias else None
         return grad_x, grad_offset, grad_mask, grad_weight, grad_bias, None, None
 
 
-def _check(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int,
-           padding: int) -> None:
+def _check(
+    x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int, padding: int
+) -> None:
     want = output_size(x.shape[2:], stride, padding)
     seen = tuple(offset.shape), tuple(mask.shape), tuple(weight.shape[1:])
     wanted = ((len(x), 2 * POINTS, *want), (len(x), POINTS, *want), (x.shape[1], KERNEL, KERNEL))
@@ -232,12 +237,20 @@ def _check(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int,
         raise ValueError(
             f'offset, mask and weight (less its first dimension) of an input {tuple(x.shape)} '
             f'with stride {stride} must have the shapes {wanted}, not {seen}; for offsets of a '
-            'finer level see borrow_offsets')
+            'finer level see borrow_offsets'
+        )
 
 
-def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor,
-                  bias: Tensor | None = None, stride: int = 1, padding: int = 1,
-                  backend: DeformBackend = DeformBackend.AUTO) -> Tensor:
+def deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    padding: int = 1,
+    backend: DeformBackend = DeformBackend.AUTO,
+) -> Tensor:
     """Modulated deformable 3x3 convolution.
 
     Args:
@@ -269,17 +282,31 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor,
     if backend is DeformBackend.TORCHVISION:
         # Imported late: torchvision is needed by this backend only.
         from torchvision.ops import deform_conv2d as kernel
+
         wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(device, enabled=False):
-            out = kernel(x.to(wide), offset.to(wide), weight.to(wide),
-                         None if bias is None else bias.to(wide), stride, padding,
-                         mask=mask.to(wide))
+            out = kernel(
+                x.to(wide),
+                offset.to(wide),
+                weight.to(wide),
+                None if bias is None else bias.to(wide),
+                stride,
+                padding,
+                mask=mask.to(wide),
+            )
         return out.to(dtype)
     # Positions need more digits than bf16 has.
     wide = torch.promote_types(offset.dtype, torch.float32)
     with torch.autocast(device, enabled=False):
-        return _BagConv.apply(x.to(dtype), offset.to(wide), mask.to(wide), weight.to(dtype),
-                              None if bias is None else bias.to(dtype), stride, padding)
+        return _BagConv.apply(
+            x.to(dtype),
+            offset.to(wide),
+            mask.to(wide),
+            weight.to(dtype),
+            None if bias is None else bias.to(dtype),
+            stride,
+            padding,
+        )
 
 
 class DeformConv2d(nn.Module):
@@ -304,8 +331,8 @@ class DeformConv2d(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, offset: Tensor, mask: Tensor,
-                backend: DeformBackend = DeformBackend.AUTO) -> Tensor:
+    def forward(
+        self, x: Tensor, offset: Tensor, mask: Tensor, backend: DeformBackend = DeformBackend.AUTO
+    ) -> Tensor:
         """See :func:`deform_conv2d`."""
-        return deform_conv2d(x, offset, mask, self.weight, self.bias, self.stride,
-                             backend=backend)
+        return deform_conv2d(x, offset, mask, self.weight, self.bias, self.stride, backend=backend)

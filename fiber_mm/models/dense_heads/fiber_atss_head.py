@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -15,6 +15,7 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from fiber_mm.models.backbones.fiber_backbone import dataclass_from_dict
 from fiber_mm.models.losses import giou_loss, token_focal_loss
 from fiber_mm.models.task_modules.atss_assigner import Assignment, atss_assign
 from fiber_mm.models.task_modules.box_coder import decode_boxes
@@ -65,7 +66,7 @@ class TrainSettings:
     alpha: float = 0.25
     gamma: float = 2.0
     bbox_weight: float = 2.0
-    no_object_token: Optional[int] = 255
+    no_object_token: int | None = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,18 +102,6 @@ class TestSettings:
             raise ValueError(f"nms must be dict(type='nms', iou_threshold=...), not {self.nms}")
 
 
-def _settings(cls: type, cfg: Optional[dict]):
-    """Dataclass from a config dict; a mistyped key is an error that lists the right ones."""
-    if isinstance(cfg, cls):
-        return cfg
-    cfg = dict(cfg or {})
-    names = [field.name for field in dataclasses.fields(cls)]
-    unknown = sorted(set(cfg) - set(names))
-    if unknown:
-        raise ValueError(f'unknown settings {unknown}; FiberATSSHead knows {names}')
-    return cls(**cfg)
-
-
 def _flat(maps: Sequence[Tensor]) -> Tensor:
     """Maps (B, C, H_l, W_l) of all levels -> (B, A, C) in fp32."""
     return torch.cat([m.float().permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1)
@@ -121,9 +110,7 @@ def _flat(maps: Sequence[Tensor]) -> Tensor:
 def _padded(rows: Sequence[Tensor]) -> Tensor:
     """Rows (G_i, ...) of each image -> (B, max G, ...), at least one, padded with 0."""
     most = max(1, max(len(r) for r in rows))
-    return torch.stack(
-        [torch.cat([r, r.new_zeros(most - len(r), *r.shape[1:])]) for r in rows]
-    )
+    return torch.stack([torch.cat([r, r.new_zeros(most - len(r), *r.shape[1:])]) for r in rows])
 
 
 def centerness_targets(anchors: Tensor, boxes: Tensor) -> Tensor:
@@ -168,17 +155,17 @@ class FiberATSSHead(BaseModule):
         num_blocks: int = 6,
         num_groups: int = 16,
         strides: Sequence[int] = (8, 16, 32, 64, 128),
-        anchor_generator: Optional[dict] = None,
+        anchor_generator: dict | None = None,
         prior_prob: float = 0.01,
         fp32_training: bool = True,
         with_checkpoint: bool = False,
-        train_cfg: Optional[dict] = None,
-        test_cfg: Optional[dict] = None,
-        init_cfg: Optional[dict] = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.train_settings = _settings(TrainSettings, train_cfg)
-        self.test_settings = _settings(TestSettings, test_cfg)
+        self.train_settings = dataclass_from_dict(TrainSettings, train_cfg)
+        self.test_settings = dataclass_from_dict(TestSettings, test_cfg)
         self.prior_generator = TASK_UTILS.build(
             anchor_generator
             or dict(
@@ -397,7 +384,7 @@ class FiberATSSHead(BaseModule):
         token_maps: Sequence[Sequence[Tensor]],
         class_ids: Sequence[Sequence[Tensor]],
         batch_img_metas: Sequence[dict],
-        cfg: Optional[dict] = None,
+        cfg: dict | None = None,
         rescale: bool = True,
     ) -> list[InstanceData]:
         """Final boxes of each image.
@@ -415,7 +402,7 @@ class FiberATSSHead(BaseModule):
         Returns:
             ``bboxes`` (N, 4) xyxy, ``scores`` (N,) and ``labels`` (N,), best first.
         """
-        cfg = self.test_settings if cfg is None else _settings(TestSettings, cfg)
+        cfg = self.test_settings if cfg is None else dataclass_from_dict(TestSettings, cfg)
         groups = [range(len(chunks))] if cfg.joint_chunks else [[i] for i in range(len(chunks))]
         maps = chunks[0].bbox_preds
         anchors = self.anchors([m.shape[2:] for m in maps], maps[0].device)
@@ -423,10 +410,7 @@ class FiberATSSHead(BaseModule):
         for image, meta in enumerate(batch_img_metas):
             parts = [
                 self._predict_image(
-                    [
-                        (chunks[i], token_maps[i][image], class_ids[i][image])
-                        for i in group
-                    ],
+                    [(chunks[i], token_maps[i][image], class_ids[i][image]) for i in group],
                     image,
                     anchors,
                     meta['img_shape'],

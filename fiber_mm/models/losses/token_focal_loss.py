@@ -1,7 +1,5 @@
 """Focal loss over the tokens of a prompt."""
 
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +8,7 @@ from torch import Tensor
 def token_focal_loss(
     logits: Tensor,
     targets: Tensor,
-    text_mask: Optional[Tensor] = None,
+    text_mask: Tensor | None = None,
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
