@@ -1,0 +1,38 @@
+# Flickr30k Entities, val and test, with the pre-trained weights: R@1, 5, 10 at IoU 0.5, any box.
+#
+#     python tools/test.py configs/grounding/fiber_swin-b_eval_flickr30k.py WEIGHTS.pth
+#
+# The truth is that of the annotation files. For the published protocol, whose truth are the XML
+# files of Flickr30k Entities, give each metric entities_root='data/flickr30k/Flickr30kEntities'.
+_base_ = [
+    '../_base_/models/fiber_swin-b_grounding.py',
+    '../_base_/datasets/flickr30k_grounding.py',
+    '../_base_/default_runtime.py',
+]
+splits = ('val', 'test')
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='ConcatDataset',
+        datasets=[
+            dict(
+                type='FiberMDETRDataset',
+                data_root=_base_.data_root,
+                ann_file=f'final_flickr_separateGT_{split}.json',
+                data_prefix=dict(img='flickr30k_images/'),
+                test_mode=True,
+                pipeline=_base_.test_pipeline,
+            )
+            for split in splits
+        ],
+    ),
+)
+test_evaluator = dict(
+    type='MultiDatasetsEvaluator',
+    metrics=[dict(type='FiberFlickr30kMetric') for _ in splits],
+    dataset_prefixes=list(splits),
+)
