@@ -1,0 +1,5 @@
+"""Evaluation: pure scoring functions, and metrics over them."""
+
+from . import functional, metrics
+
+__all__ = ['functional', 'metrics']

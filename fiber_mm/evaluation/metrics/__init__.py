@@ -1,0 +1,12 @@
+"""Metrics; importing this package registers them."""
+
+from .coco import FiberCocoMetric
+from .grounding import FiberFlickr30kMetric, FiberRefExpMetric
+from .lvis import FiberLVISFixedAPMetric
+
+__all__ = [
+    'FiberCocoMetric',
+    'FiberFlickr30kMetric',
+    'FiberLVISFixedAPMetric',
+    'FiberRefExpMetric',
+]
