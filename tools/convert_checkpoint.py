@@ -21,26 +21,55 @@ from fiber_mm.convert.files import convert_file, count_parameters, log_summary
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('source', metavar='SRC', help='checkpoint file')
     parser.add_argument('target', metavar='DST', help='file to write: .pth or .safetensors')
-    parser.add_argument('--family', default='auto', choices=['auto', *FAMILIES, 'roberta', 'swin'],
-                        help='kind of the original checkpoint (default: from its keys)')
-    parser.add_argument('--to', default='ours', choices=['ours', 'original'],
-                        help='direction (default: ours)')
-    parser.add_argument('--init', metavar='FAMILY', choices=['encoder', *FAMILIES],
-                        help='write initial weights for a model of this family instead, e.g. a '
-                        'fine one from a coarse checkpoint')
-    parser.add_argument('--with', dest='more', metavar='SRC', action='append', default=[],
-                        help='further source of initial weights (may be repeated)')
-    parser.add_argument('--window', type=int, metavar='N',
-                        help='window side for initial weights; bias tables are resized')
-    parser.add_argument('--ema', action='store_true',
-                        help='take the moving average (model_ema) instead of the weights')
-    parser.add_argument('--any-size', action='store_true',
-                        help='accept other sizes than FIBER-Base')
-    parser.add_argument('--ignore', metavar='REGEX', action='append', default=[],
-                        help='keys that may be missing or unknown (may be repeated)')
+    parser.add_argument(
+        '--family',
+        default='auto',
+        choices=['auto', *FAMILIES, 'roberta', 'swin'],
+        help='kind of the original checkpoint (default: from its keys)',
+    )
+    parser.add_argument(
+        '--to', default='ours', choices=['ours', 'original'], help='direction (default: ours)'
+    )
+    parser.add_argument(
+        '--init',
+        metavar='FAMILY',
+        choices=['encoder', *FAMILIES],
+        help='write initial weights for a model of this family instead, e.g. a '
+        'fine one from a coarse checkpoint',
+    )
+    parser.add_argument(
+        '--with',
+        dest='more',
+        metavar='SRC',
+        action='append',
+        default=[],
+        help='further source of initial weights (may be repeated)',
+    )
+    parser.add_argument(
+        '--window',
+        type=int,
+        metavar='N',
+        help='window side for initial weights; bias tables are resized',
+    )
+    parser.add_argument(
+        '--ema',
+        action='store_true',
+        help='take the moving average (model_ema) instead of the weights',
+    )
+    parser.add_argument(
+        '--any-size', action='store_true', help='accept other sizes than FIBER-Base'
+    )
+    parser.add_argument(
+        '--ignore',
+        metavar='REGEX',
+        action='append',
+        default=[],
+        help='keys that may be missing or unknown (may be repeated)',
+    )
     return parser.parse_args(argv)
 
 
@@ -54,8 +83,12 @@ def main(argv: list[str] | None = None) -> int:
         logger.error(str(err))
         return 1
     log_summary(result.report)
-    logger.info('%s: %d tensors, %s values', args['target'], len(result.state_dict),
-                f'{count_parameters(result.state_dict):,}')
+    logger.info(
+        '%s: %d tensors, %s values',
+        args['target'],
+        len(result.state_dict),
+        f'{count_parameters(result.state_dict):,}',
+    )
     return 0
 
 

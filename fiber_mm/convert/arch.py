@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
-from collections.abc import Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -61,7 +61,7 @@ class Arch:
     @property
     def fused_blocks(self) -> tuple[tuple[int, int], ...]:
         """(stage, block) of the Swin blocks with image-to-text attention."""
-        return self.blocks[len(self.blocks) - self.fused:]
+        return self.blocks[len(self.blocks) - self.fused :]
 
     @property
     def first_fused_layer(self) -> int:
@@ -82,8 +82,10 @@ def common_window(shapes: Shapes) -> int | None:
         The side, or None if there is no table of a square window.
     """
     rows = Counter(
-        shape[0] for key, shape in shapes.items()
-        if key.endswith('relative_position_bias_table') and len(shape) == 2)
+        shape[0]
+        for key, shape in shapes.items()
+        if key.endswith('relative_position_bias_table') and len(shape) == 2
+    )
     for count, _ in rows.most_common():
         side = isqrt(count)
         if side * side == count and side % 2:
@@ -98,7 +100,7 @@ def free_sizes(shapes: Shapes, arch: Arch = BASE) -> Arch:
     so a tensor of another shape is reported and not explained away.
     """
     window = common_window(shapes) or arch.window
-    answers = shapes.get('vqa_classifier.3.weight', (arch.answers, ))[0]
+    answers = shapes.get('vqa_classifier.3.weight', (arch.answers,))[0]
     return replace(arch, window=window, answers=answers)
 
 
@@ -126,11 +128,11 @@ def infer(shapes: Shapes, image: str, text: str, base: Arch = BASE) -> Arch:
     if stages:
         sizes['embed_dim'] = size(f'{image}patch_embed.proj.weight', 0, base.embed_dim)
         sizes['patch'] = size(f'{image}patch_embed.proj.weight', 2, base.patch)
-        sizes['depths'] = tuple(
-            count(rf'{img}layers\.{s}\.blocks\.(\d+)\.') for s in range(stages))
+        sizes['depths'] = tuple(count(rf'{img}layers\.{s}\.blocks\.(\d+)\.') for s in range(stages))
         sizes['num_heads'] = tuple(
             size(f'{image}layers.{s}.blocks.0.attn.relative_position_bias_table', 1, 1)
-            for s in range(stages))
+            for s in range(stages)
+        )
         ffn = size(f'{image}layers.0.blocks.0.mlp.fc1.weight', 0, base.mlp_ratio * base.embed_dim)
         sizes['mlp_ratio'] = ffn // sizes['embed_dim']
         sizes['fused'] = count(rf'{img}layers\.(\d+\.blocks\.\d+)\.attn\.alpha_i2t')
@@ -142,9 +144,11 @@ def infer(shapes: Shapes, image: str, text: str, base: Arch = BASE) -> Arch:
         sizes['text_dim'] = size(f'{embeddings}.word_embeddings.weight', 1, base.text_dim)
         sizes['positions'] = size(f'{embeddings}.position_embeddings.weight', 0, base.positions)
         sizes['token_types'] = size(
-            f'{embeddings}.token_type_embeddings.weight', 0, base.token_types)
+            f'{embeddings}.token_type_embeddings.weight', 0, base.token_types
+        )
         sizes['text_ffn'] = size(
-            f'{text}encoder.layer.0.intermediate.dense.weight', 0, base.text_ffn)
+            f'{text}encoder.layer.0.intermediate.dense.weight', 0, base.text_ffn
+        )
     for key in ('cross_modal_text_transform.weight', 'cross_modal_text_transform_itc.weight'):
         if key in shapes:
             sizes['joint_dim'] = shapes[key][0]

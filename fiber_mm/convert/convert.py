@@ -1,4 +1,5 @@
 """Original checkpoints to ours and back."""
+
 from __future__ import annotations
 
 import difflib
@@ -71,15 +72,17 @@ _KINDS = {
 
 def _kind_of(keys: Iterable[str]) -> str:
     keys = [key.removeprefix(_COPY) for key in keys]
-    counts = {kind: sum(bool(re.match(pattern, key)) for key in keys)
-              for kind, pattern in _KINDS.items()}
+    counts = {
+        kind: sum(bool(re.match(pattern, key)) for key in keys) for kind, pattern in _KINDS.items()
+    }
     kind = max(counts, key=counts.get)
     if 2 * counts[kind] < len(keys):
         raise ConversionError(
             f'these {len(keys)} keys are those of no checkpoint known here; the first are '
             f'{keys[:5]}. Known: original FIBER (vit_model. ..., fusion_backbone. ...), ours '
             '(encoder.image. ..., backbone.encoder.image. ...), Hugging Face RoBERTa '
-            '(roberta. ...) and official Swin (patch_embed., layers. ...)')
+            '(roberta. ...) and official Swin (patch_embed., layers. ...)'
+        )
     return kind
 
 
@@ -109,7 +112,8 @@ def detect_family(state: Mapping[str, Tensor]) -> str:
         entries = layout(name, arch_of(state, name))
         wanted = {key for key, entry in entries.items() if not entry.derived}
         return len(wanted - state.keys()) + sum(
-            key not in entries and not key.startswith(_COPY) for key in state)
+            key not in entries and not key.startswith(_COPY) for key in state
+        )
 
     return min((name for name, f in FAMILIES.items() if f.coarse == coarse), key=distance)
 
@@ -127,13 +131,17 @@ def arch_of(state: Mapping[str, Tensor], family: str, arch: Arch | str | None = 
 
 def _ours_names(shapes: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     """Shapes under our names, as far as prefixes tell; enough to read the sizes off."""
-    pairs = [kind.image, kind.text, ('rpn.head.', 'bbox_head.'),
-             ('fusion_backbone.backbone.fpn.fpn_inner2.', 'neck.lateral_convs.0.conv.')]
+    pairs = [
+        kind.image,
+        kind.text,
+        ('rpn.head.', 'bbox_head.'),
+        ('fusion_backbone.backbone.fpn.fpn_inner2.', 'neck.lateral_convs.0.conv.'),
+    ]
     renamed = {}
     for key, shape in shapes.items():
         for theirs, ours in pairs:
             if key.startswith(theirs):
-                key = ours + key[len(theirs):]
+                key = ours + key[len(theirs) :]
                 break
         renamed[key] = shape
     levels = {key.split('.')[2] for key in renamed if key.startswith('bbox_head.scales.')}
@@ -141,8 +149,13 @@ def _ours_names(shapes: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     return renamed
 
 
-def check_keys(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...] | None],
-               optional: Iterable[str], what: str, ignore: Sequence[str] = ()) -> None:
+def check_keys(
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, tuple[int, ...] | None],
+    optional: Iterable[str],
+    what: str,
+    ignore: Sequence[str] = (),
+) -> None:
     """Compare keys and shapes with what is wanted.
 
     Args:
@@ -164,14 +177,16 @@ def check_keys(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]
     missing = [k for k in wanted if k not in state and k not in optional and checked(k)]
     unknown = [k for k in state if k not in wanted and checked(k)]
     shaped = [
-        f'{k}: has {tuple(state[k].shape)}, wanted {shape}' for k, shape in wanted.items()
-        if k in state and shape is not None and tuple(state[k].shape) != tuple(shape)
-        and checked(k)
+        f'{k}: has {tuple(state[k].shape)}, wanted {shape}'
+        for k, shape in wanted.items()
+        if k in state and shape is not None and tuple(state[k].shape) != tuple(shape) and checked(k)
     ]
     if not (missing or unknown or shaped):
         return
-    lines = [f'the checkpoint does not match {what}: {len(missing)} keys missing, '
-             f'{len(unknown)} unknown, {len(shaped)} of another shape']
+    lines = [
+        f'the checkpoint does not match {what}: {len(missing)} keys missing, '
+        f'{len(unknown)} unknown, {len(shaped)} of another shape'
+    ]
     lines += [f'  missing  {key}' for key in missing]
     for i, key in enumerate(unknown):
         # Only the first few: the search takes some milliseconds a key.
@@ -197,11 +212,16 @@ def resolve_family(state: Mapping[str, Tensor], family: str = 'auto') -> str:
         return seen
     raise ConversionError(
         f'the checkpoint was said to be of family {family!r}, but its {len(state)} keys are those '
-        f'of {seen!r}, as {next(iter(state))!r}; leave the family out or name that one')
+        f'of {seen!r}, as {next(iter(state))!r}; leave the family out or name that one'
+    )
 
 
-def to_ours(state: Mapping[str, Tensor], family: str = 'auto',
-            arch: Arch | str | None = None, ignore: Sequence[str] = ()) -> Converted:
+def to_ours(
+    state: Mapping[str, Tensor],
+    family: str = 'auto',
+    arch: Arch | str | None = None,
+    ignore: Sequence[str] = (),
+) -> Converted:
     """An original FIBER checkpoint as weights of our model.
 
     Args:
@@ -217,17 +237,23 @@ def to_ours(state: Mapping[str, Tensor], family: str = 'auto',
     if family not in FAMILIES:
         raise ConversionError(
             'these are our own keys already; say `--to original` for the way back'
-            if family == 'ours' else
-            f'a {family} checkpoint holds initial weights; use `initial_weights`')
+            if family == 'ours'
+            else f'a {family} checkpoint holds initial weights; use `initial_weights`'
+        )
     arch = arch_of(state, family, arch)
     entries = layout(family, arch)
     report = Report(family)
-    copies = [key for key in state if key.startswith(_COPY) and key[len(_COPY):] in entries]
+    copies = [key for key in state if key.startswith(_COPY) and key[len(_COPY) :] in entries]
     report.dropped |= dict.fromkeys(copies, _COPY_REASON)
     rest = {key: value for key, value in state.items() if key not in report.dropped}
     shapes = {key: None if entry.derived else entry.shape for key, entry in entries.items()}
-    check_keys(rest, shapes, (k for k, e in entries.items() if e.derived),
-               f'family {family!r} ({FAMILIES[family].about})', ignore)
+    check_keys(
+        rest,
+        shapes,
+        (k for k, e in entries.items() if e.derived),
+        f'family {family!r} ({FAMILIES[family].about})',
+        ignore,
+    )
 
     ours, unused = {}, {}
     for key, entry in entries.items():
@@ -254,8 +280,10 @@ def ours_family(state: Mapping[str, Tensor]) -> str:
     """
     seen = _kind_of(state)
     if not seen.startswith('ours'):
-        raise ConversionError(f'these {len(state)} keys are not those of a fiber_mm model but of '
-                              f'kind {seen!r}; the first are {list(state)[:5]}')
+        raise ConversionError(
+            f'these {len(state)} keys are not those of a fiber_mm model but of '
+            f'kind {seen!r}; the first are {list(state)[:5]}'
+        )
     names = [name for name, f in FAMILIES.items() if f.coarse == (seen == 'ours, coarse')]
 
     def distance(name: str) -> int:
@@ -267,8 +295,12 @@ def ours_family(state: Mapping[str, Tensor]) -> str:
     return min(names, key=distance)
 
 
-def to_original(state: Mapping[str, Tensor], unused: Mapping[str, Tensor] | None = None,
-                family: str = 'auto', ignore: Sequence[str] = ()) -> Converted:
+def to_original(
+    state: Mapping[str, Tensor],
+    unused: Mapping[str, Tensor] | None = None,
+    family: str = 'auto',
+    ignore: Sequence[str] = (),
+) -> Converted:
     """Weights of our model in the original's layout, the exact reverse of :func:`to_ours`.
 
     Parameters that our model does not hold come from `unused`. Where that has none (a model
@@ -295,10 +327,20 @@ def to_original(state: Mapping[str, Tensor], unused: Mapping[str, Tensor] | None
     if 'rpn.head.cls_logits.weight' in unused:
         arch = replace(arch, logit_classes=len(unused['rpn.head.cls_logits.weight']))
     entries = layout(family, arch)
-    check_keys(state, {e.ours: e.shape for e in entries.values() if e.ours}, (),
-               f'our model of family {family!r} ({kind.about})', ignore)
-    check_keys(unused, {k: e.shape for k, e in entries.items() if not (e.ours or e.derived)},
-               entries, f'the unused parameters of family {family!r}', ignore)
+    check_keys(
+        state,
+        {e.ours: e.shape for e in entries.values() if e.ours},
+        (),
+        f'our model of family {family!r} ({kind.about})',
+        ignore,
+    )
+    check_keys(
+        unused,
+        {k: e.shape for k, e in entries.items() if not (e.ours or e.derived)},
+        entries,
+        f'the unused parameters of family {family!r}',
+        ignore,
+    )
 
     report, original = Report(family), {}
     for key, entry in entries.items():

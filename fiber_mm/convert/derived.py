@@ -1,4 +1,5 @@
 """The derived buffers of original checkpoints, computed again for the way back."""
+
 from __future__ import annotations
 
 import torch
@@ -24,13 +25,13 @@ def derived_buffer(key: str, arch: Arch) -> Tensor | None:
         return window.relative_position_index(arch.window)
     if leaf == 'attn_mask':
         stage = int(key.split('layers.')[1].split('.')[0])
-        side = arch.window * 2**(len(arch.depths) - 1 - stage)
+        side = arch.window * 2 ** (len(arch.depths) - 1 - stage)
         return window.shift_mask(side, side, arch.window, arch.window // 2, torch.device('cpu'))
     if leaf == 'position_ids':
         return torch.arange(arch.positions)[None]
     if 'cell_anchors' in key:
         # One square anchor a level, 8 strides wide, centred on its cell, corners inclusive.
-        stride = 8 * 2**int(leaf)
+        stride = 8 * 2 ** int(leaf)
         centre, half = (stride - 1) / 2, (8 * stride - 1) / 2
         return torch.tensor([[centre - half] * 2 + [centre + half] * 2])
     return None

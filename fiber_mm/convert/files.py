@@ -87,8 +87,9 @@ def convert_file(
         result = initial_weights(states, init or 'encoder', window, arch, ignore)
     result.meta |= {
         'fiber_mm_version': __version__,
-        'sources': [{'name': Path(path).name, 'sha256': file_hash(path)}
-                    for path in (source, *more)],
+        'sources': [
+            {'name': Path(path).name, 'sha256': file_hash(path)} for path in (source, *more)
+        ],
     }
     write_checkpoint(target, result.state_dict, result.meta, result.unused)
     return result
@@ -112,8 +113,7 @@ def summary(report: Report) -> Table:
     """The report as a table: used keys as a number, all others by pattern with the reason."""
     table = Table(title=f'family {report.family}', title_justify='left')
     for column in ('what', 'keys', 'key (N: index)', 'reason'):
-        table.add_column(column, justify='right' if column == 'keys' else 'left',
-                         overflow='fold')
+        table.add_column(column, justify='right' if column == 'keys' else 'left', overflow='fold')
     table.add_row('used', str(len(report.used)), '', '')
     for name in ('resized', 'kept', 'dropped', 'fresh'):
         for (pattern, reason), count in _patterns(getattr(report, name)).items():

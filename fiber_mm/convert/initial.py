@@ -1,4 +1,5 @@
 """Initial weights: the coarse stage for the fine one, RoBERTa and Swin for the encoder."""
+
 from __future__ import annotations
 
 import math
@@ -39,13 +40,18 @@ def target_shapes(target: str, arch: Arch) -> dict[str, Shape]:
     name = 'coarse_init' if target == 'encoder' else target
     if name not in FAMILIES:
         raise ConversionError(
-            f'unknown target {target!r}; known are encoder, {", ".join(FAMILIES)}')
+            f'unknown target {target!r}; known are encoder, {", ".join(FAMILIES)}'
+        )
     return {entry.ours: entry.shape for entry in layout(name, arch).values() if entry.ours}
 
 
-def initial_weights(sources: Sequence[Mapping[str, Tensor]], target: str = 'encoder',
-                    window: int | None = None, arch: Arch | str | None = None,
-                    ignore: Sequence[str] = ()) -> Converted:
+def initial_weights(
+    sources: Sequence[Mapping[str, Tensor]],
+    target: str = 'encoder',
+    window: int | None = None,
+    arch: Arch | str | None = None,
+    ignore: Sequence[str] = (),
+) -> Converted:
     """Start weights for a model, from one or more checkpoints of other kinds.
 
     Args:
@@ -86,7 +92,7 @@ def initial_weights(sources: Sequence[Mapping[str, Tensor]], target: str = 'enco
         name = ours
         for kind, prefix in (('image', to_target.image[1]), ('text', to_target.text[1])):
             if ours.startswith(f'encoder.{kind}.'):
-                name = prefix + ours[len(f'encoder.{kind}.'):]
+                name = prefix + ours[len(f'encoder.{kind}.') :]
         if name not in wanted:
             total.dropped[key] = f'not in a model of family {target!r}'
             del total.used[key]
@@ -107,14 +113,17 @@ def _merge(arch: Arch | None, sizes: Arch, family: str) -> Arch:
     """Sizes of several sources together: the image's from Swin, the text's from RoBERTa."""
     if arch is None or family not in ('roberta', 'swin'):
         return sizes
-    names = (('text_layers', 'text_dim', 'text_ffn', 'vocab', 'positions', 'token_types')
-             if family == 'roberta' else
-             ('embed_dim', 'depths', 'num_heads', 'window', 'mlp_ratio', 'patch'))
+    names = (
+        ('text_layers', 'text_dim', 'text_ffn', 'vocab', 'positions', 'token_types')
+        if family == 'roberta'
+        else ('embed_dim', 'depths', 'num_heads', 'window', 'mlp_ratio', 'patch')
+    )
     return replace(arch, **{name: getattr(sizes, name) for name in names})
 
 
-def _source(state: Mapping[str, Tensor], arch: Arch | str | None, ignore: Sequence[str]
-            ) -> tuple[dict[str, Tensor], Report, Arch]:
+def _source(
+    state: Mapping[str, Tensor], arch: Arch | str | None, ignore: Sequence[str]
+) -> tuple[dict[str, Tensor], Report, Arch]:
     """Encoder weights of one source under `encoder.image.*` and `encoder.text.*`."""
     family = resolve_family(state)
     if family == 'roberta':
@@ -125,12 +134,14 @@ def _source(state: Mapping[str, Tensor], arch: Arch | str | None, ignore: Sequen
         shapes = {key: tuple(value.shape) for key, value in state.items()}
         arch = infer(shapes, 'encoder.image.', 'encoder.text.')
         if not any(key.startswith('encoder.image.') for key in state):
-            raise ConversionError('a detector of ours needs no conversion to start another one: '
-                                  'use `load_from`')
+            raise ConversionError(
+                'a detector of ours needs no conversion to start another one: use `load_from`'
+            )
         return dict(state), Report('ours', used={key: key for key in state}), arch
     if not FAMILIES[family].coarse:
-        raise ConversionError(f'a checkpoint of family {family!r} starts no model; convert it '
-                              'and use `load_from`')
+        raise ConversionError(
+            f'a checkpoint of family {family!r} starts no model; convert it and use `load_from`'
+        )
     # Whether a released backbone file keeps what nothing reads is unknown: both are taken.
     arch = arch_of(state, family, arch)
     spare = [rf'^{re.escape(e.original)}$' for e in layout(family, arch).values() if not e.ours]
@@ -138,17 +149,26 @@ def _source(state: Mapping[str, Tensor], arch: Arch | str | None, ignore: Sequen
     return converted.state_dict, converted.report, arch
 
 
-def _roberta(state: Mapping[str, Tensor], ignore: Sequence[str]
-             ) -> tuple[dict[str, Tensor], Report, Arch]:
+def _roberta(
+    state: Mapping[str, Tensor], ignore: Sequence[str]
+) -> tuple[dict[str, Tensor], Report, Arch]:
     report = Report('roberta')
     names = {re.sub(r'^roberta\.', '', key): key for key in state}
     shapes = {f'encoder.text.{name}': tuple(state[key].shape) for name, key in names.items()}
     arch = infer(shapes, 'encoder.image.', 'encoder.text.')
     for name, key in list(names.items()):
-        reason = next((reason for prefix, reason in (
-            ('lm_head.', _LM_HEAD), ('pooler.', _POOLER),
-            ('embeddings.position_ids', 'buffer derived from the number of positions'),
-        ) if name.startswith(prefix)), None)
+        reason = next(
+            (
+                reason
+                for prefix, reason in (
+                    ('lm_head.', _LM_HEAD),
+                    ('pooler.', _POOLER),
+                    ('embeddings.position_ids', 'buffer derived from the number of positions'),
+                )
+                if name.startswith(prefix)
+            ),
+            None,
+        )
         if reason:
             report.dropped[key] = reason
             del names[name]
@@ -159,8 +179,9 @@ def _roberta(state: Mapping[str, Tensor], ignore: Sequence[str]
     return {f'encoder.text.{k}': v for k, v in tensors.items() if k in wanted}, report, arch
 
 
-def _swin(state: Mapping[str, Tensor], ignore: Sequence[str]
-          ) -> tuple[dict[str, Tensor], Report, Arch]:
+def _swin(
+    state: Mapping[str, Tensor], ignore: Sequence[str]
+) -> tuple[dict[str, Tensor], Report, Arch]:
     report = Report('swin')
     shapes = {f'encoder.image.{key}': tuple(value.shape) for key, value in state.items()}
     arch = infer(shapes, 'encoder.image.', 'encoder.text.')
@@ -168,8 +189,11 @@ def _swin(state: Mapping[str, Tensor], ignore: Sequence[str]
     arch = replace(arch, fused=min(6, len(arch.blocks)))
     buffers = {key: reason for key, _, reason in image_buffers(arch, masks=True)}
     # Smaller inputs than 32 windows' sides, or larger ones, have masks in other blocks.
-    buffers |= {key: 'buffer derived from window and image size' for key in state
-                if key.endswith('.attn_mask')}
+    buffers |= {
+        key: 'buffer derived from window and image size'
+        for key in state
+        if key.endswith('.attn_mask')
+    }
     report.dropped = {key: reason for key, reason in buffers.items() if key in state}
     report.dropped |= {key: _HEAD for key in state if key.startswith('head.')}
     wanted = dict(image_params(arch, fused=False))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pickle
+import struct
 import tempfile
 import zipfile
 from collections import OrderedDict
@@ -31,7 +33,7 @@ class ConversionError(ValueError):
 class _Inert:
     """Stands for an object of a known harmless class; holds nothing and does nothing."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> '_Inert':
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,14 +88,41 @@ _STAND_INS = {
         'numpy._core.multiarray.scalar',
         'numpy.ndarray',
         'numpy.dtype',
-        *(f'numpy.dtypes.{name}DType'
-          for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64', 'Object', 'Str')),
+        *(
+            f'numpy.dtypes.{name}DType'
+            for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64', 'Object', 'Str')
+        ),
     ],
 }
 
 
-def _safe_globals() -> list[tuple[type, str]]:
-    return [(stand_in, name) for stand_in, names in _STAND_INS.items() for name in names]
+# What a damaged pickle or archive makes `torch.load` raise.
+_READ_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)
+
+
+def _stand_ins() -> contextlib.AbstractContextManager:
+    """Makes `weights_only` loading bind the known names to their stand-ins."""
+    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
+        return contextlib.nullcontext()  # torch before 2.6 takes no names: such files are refused
+    return torch.serialization.safe_globals(
+        [(stand_in, name) for stand_in, names in _STAND_INS.items() for name in names]
+    )
+
+
+def _foreign_objects(path: Path) -> list[str]:
+    """Names of the classes and functions in a checkpoint that are not known to be harmless."""
+    names = getattr(torch.serialization, 'get_unsafe_globals_in_checkpoint', lambda _: [])(path)
+    known = {name for names in _STAND_INS.values() for name in names}
+    return sorted(set(names) - known)
 
 
 def torch_load(path: os.PathLike) -> Any:
@@ -111,24 +140,24 @@ def torch_load(path: os.PathLike) -> Any:
         raise ConversionError(f'{path} is empty (0 bytes); copy or download it again')
     zipped = zipfile.is_zipfile(path)
     try:
-        with torch.serialization.safe_globals(_safe_globals()):
+        with _stand_ins():
             # Queues of up to 7 GB are never read when the file is mapped.
             return torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as err:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
-        known = {name for _, name in _safe_globals()}
-        foreign = sorted(set(foreign) - known)
-        what = f' ({", ".join(foreign)})' if foreign else ''
-        raise ConversionError(
-            f'{path} was refused: besides tensors it holds Python objects{what} that could run '
-            'code when loaded, so nothing of it was run. If you trust the file, load it where '
-            "it was made and save the tensors alone: torch.save({'state_dict': ...}). "
-            f'Reason: {str(err).splitlines()[-1].strip()}') from err
-    except (RuntimeError, EOFError, KeyError, IndexError, UnicodeDecodeError, ValueError) as err:
-        first = str(err).splitlines()[0] if str(err) else type(err).__name__
+    except _READ_ERRORS as err:
+        reason = str(err).splitlines()[-1].strip() if str(err) else type(err).__name__
+        if isinstance(err, pickle.UnpicklingError) and 'global' in reason.lower():
+            foreign = _foreign_objects(path) if zipped else []
+            what = f' ({", ".join(foreign)})' if foreign else ''
+            raise ConversionError(
+                f'{path} was refused: besides tensors it holds Python objects{what} that could '
+                'run code when loaded, so nothing of it was run. If you trust the file, load it '
+                "where it was made and save the tensors alone: torch.save({'state_dict': ...}). "
+                f'Reason: {reason}'
+            ) from err
         raise ConversionError(
             f'{path} ({path.stat().st_size:,} bytes) cannot be read as a torch checkpoint; it '
-            f'is cut off, damaged or of another kind. Reason: {first}') from err
+            f'is cut off, damaged or of another kind. Reason: {reason}'
+        ) from err
 
 
 def read_safetensors(path: os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -143,11 +172,12 @@ def read_safetensors(path: os.PathLike) -> tuple[dict[str, Tensor], dict[str, st
         raise FileNotFoundError(f'{path}: no such checkpoint file')
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as err:
         raise ConversionError(
             f'{path} ({path.stat().st_size:,} bytes) cannot be read as a safetensors file; it '
-            f'is cut off or damaged. Reason: {err}') from err
+            f'is cut off or damaged. Reason: {err}'
+        ) from err
 
 
 def read_checkpoint(path: os.PathLike, map_location: Any = None) -> dict[str, Any]:
@@ -163,8 +193,9 @@ def read_checkpoint(path: os.PathLike, map_location: Any = None) -> dict[str, An
         'state_dict': {k: v for k, v in tensors.items() if not k.startswith(_UNUSED_PREFIX)},
         'meta': json.loads(metadata.get(_META_KEY, '{}')),
     }
-    unused = {k[len(_UNUSED_PREFIX):]: v for k, v in tensors.items()
-              if k.startswith(_UNUSED_PREFIX)}
+    unused = {
+        k[len(_UNUSED_PREFIX) :]: v for k, v in tensors.items() if k.startswith(_UNUSED_PREFIX)
+    }
     return checkpoint | ({UNUSED: unused} if unused else {})
 
 
@@ -174,8 +205,9 @@ def load_from_safetensors(filename: str, map_location: Any = None) -> dict[str, 
     return read_checkpoint(filename, map_location)
 
 
-def pick_tensors(checkpoint: Any, ema: bool = False, source: str = 'the checkpoint'
-                 ) -> dict[str, Tensor]:
+def pick_tensors(
+    checkpoint: Any, ema: bool = False, source: str = 'the checkpoint'
+) -> dict[str, Tensor]:
     """The tensors of a checkpoint, out of the container that holds them.
 
     Args:
@@ -191,15 +223,19 @@ def pick_tensors(checkpoint: Any, ema: bool = False, source: str = 'the checkpoi
         ConversionError: there is no such container, or it holds something else than tensors.
     """
     if not isinstance(checkpoint, Mapping):
-        raise ConversionError(f'{source} holds a {type(checkpoint).__name__}, wanted a dictionary '
-                              'of tensors or of containers (state_dict, model)')
+        raise ConversionError(
+            f'{source} holds a {type(checkpoint).__name__}, wanted a dictionary '
+            'of tensors or of containers (state_dict, model)'
+        )
     names = ('model_ema', 'ema_state_dict') if ema else ('state_dict', 'model')
     held = [name for name in names if isinstance(checkpoint.get(name), Mapping)]
     if held:
         state, where = checkpoint[held[0]], f'{source}[{held[0]!r}]'
     elif ema:
-        raise ConversionError(f'{source} has no moving average ({" or ".join(names)}); its '
-                              f'top-level keys are {_some(checkpoint)}')
+        raise ConversionError(
+            f'{source} has no moving average ({" or ".join(names)}); its '
+            f'top-level keys are {_some(checkpoint)}'
+        )
     else:
         state, where = checkpoint, source
     if ema:
@@ -207,10 +243,11 @@ def pick_tensors(checkpoint: Any, ema: bool = False, source: str = 'the checkpoi
     other = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if other or not state:
         found = f'{len(other)} entries that are no tensors: {_some(other)}' if other else 'nothing'
-        raise ConversionError(f'{where}: wanted tensors only (or a container {" or ".join(names)}'
-                              f'), found {found}')
+        raise ConversionError(
+            f'{where}: wanted tensors only (or a container {" or ".join(names)}), found {found}'
+        )
     if all(key.startswith('module.') for key in state):
-        state = {key[len('module.'):]: value for key, value in state.items()}
+        state = {key[len('module.') :]: value for key, value in state.items()}
     return dict(state)
 
 
@@ -229,9 +266,12 @@ def file_hash(path: os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def write_checkpoint(path: os.PathLike, state_dict: Mapping[str, Tensor],
-                     meta: Mapping[str, Any] | None = None,
-                     unused: Mapping[str, Tensor] | None = None) -> None:
+def write_checkpoint(
+    path: os.PathLike,
+    state_dict: Mapping[str, Tensor],
+    meta: Mapping[str, Any] | None = None,
+    unused: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a checkpoint of ours, as `.safetensors` or by `torch.save`, from the suffix.
 
     Args:
@@ -247,8 +287,9 @@ def write_checkpoint(path: os.PathLike, state_dict: Mapping[str, Tensor],
     if Path(path).suffix == '.safetensors':
         tensors = dict(state_dict) | {_UNUSED_PREFIX + k: v for k, v in unused.items()}
         # Tensors that share memory would be refused.
-        tensors = {k: v.detach().clone(memory_format=torch.contiguous_format)
-                   for k, v in tensors.items()}
+        tensors = {
+            k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()
+        }
         metadata = {'format': 'pt', _META_KEY: json.dumps(meta)}
         _write_whole(path, lambda temp: save_file(tensors, temp, metadata))
     else:
@@ -261,16 +302,18 @@ def write_checkpoint(path: os.PathLike, state_dict: Mapping[str, Tensor],
 def write_original(path: os.PathLike, container: str, state_dict: Mapping[str, Tensor]) -> None:
     """Write a file of the original's layout, all tensors under `container`."""
     if Path(path).suffix == '.safetensors':
-        raise ConversionError(f'{path}: the original reads torch files only; name it .pth, .ckpt '
-                              'or .pt')
+        raise ConversionError(
+            f'{path}: the original reads torch files only; name it .pth, .ckpt or .pt'
+        )
     _write_whole(path, lambda temp: torch.save({container: _own_storage(state_dict)}, temp))
 
 
-def _own_storage(tensors: Mapping[str, Tensor]) -> 'Ordereddict[str, Tensor]':
+def _own_storage(tensors: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
     """Tensors as they are, views into larger storages copied (`torch.save` writes storages)."""
     return OrderedDict(
         (key, value.clone() if value.untyped_storage().nbytes() > value.nbytes else value)
-        for key, value in tensors.items())
+        for key, value in tensors.items()
+    )
 
 
 def _write_whole(path: os.PathLike, write: Any) -> None:
@@ -289,8 +332,9 @@ def _write_whole(path: os.PathLike, write: Any) -> None:
         os.chmod(temp, 0o666 & ~umask)
         os.replace(temp, path)
     except (OSError, RuntimeError, SafetensorError) as err:
-        raise OSError(f'{path} could not be written, nothing was left there: {err}; is the disk '
-                      'full?') from err
+        raise OSError(
+            f'{path} could not be written, nothing was left there: {err}; is the disk full?'
+        ) from err
     finally:
         if os.path.exists(temp):
             os.unlink(temp)

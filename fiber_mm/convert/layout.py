@@ -24,8 +24,8 @@ way back gives every one of them unchanged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from fiber_mm.convert.arch import Arch
 
@@ -92,31 +92,46 @@ class Family:
         return self.container == 'state_dict'
 
 
-def _coarse(about: str, heads: tuple[str, ...], stored: tuple[str, ...] = (),
-            queue: bool = False) -> Family:
-    return Family('state_dict', ('vit_model.', 'encoder.image.'),
-                  ('text_transformer.', 'encoder.text.'), True, about, heads, stored, queue)
+def _coarse(
+    about: str, heads: tuple[str, ...], stored: tuple[str, ...] = (), queue: bool = False
+) -> Family:
+    return Family(
+        'state_dict',
+        ('vit_model.', 'encoder.image.'),
+        ('text_transformer.', 'encoder.text.'),
+        True,
+        about,
+        heads,
+        stored,
+        queue,
+    )
 
 
 def _fine(about: str, norm_query: bool) -> Family:
-    return Family('model', ('fusion_backbone.backbone.body.', 'backbone.encoder.image.'),
-                  ('fusion_backbone.language_backbone.body.model.', 'backbone.encoder.text.'),
-                  norm_query, about)
+    return Family(
+        'model',
+        ('fusion_backbone.backbone.body.', 'backbone.encoder.image.'),
+        ('fusion_backbone.language_backbone.body.model.', 'backbone.encoder.text.'),
+        norm_query,
+        about,
+    )
 
 
 _FUSED = ('text_transform', 'image_transform', 'poolers')
 
 FAMILIES: dict[str, Family] = {
-    'coarse_pretrain': _coarse('coarse pre-training (MLM, ITM, ITC)',
-                               _FUSED + ('itc', 'temp', 'mlm', 'itm'), queue=True),
-    'coarse_vqa': _coarse('VQAv2', _FUSED + ('vqa', ), ('itc', )),
-    'coarse_nlvr2': _coarse('NLVR2', _FUSED + ('nlvr2', ), ('itc', )),
-    'coarse_caption': _coarse('captioning (MLE, GOLD, CIDEr)',
-                              ('text_transform', 'mlm', 'att_layers'),
-                              ('image_transform', 'poolers', 'itc')),
-    'coarse_retrieval_itc': _coarse('retrieval, dual encoder', ('itc', 'temp'), _FUSED,
-                                    queue=True),
-    'coarse_retrieval_itm': _coarse('retrieval, fused', _FUSED + ('itm', ), ('itc', )),
+    'coarse_pretrain': _coarse(
+        'coarse pre-training (MLM, ITM, ITC)', _FUSED + ('itc', 'temp', 'mlm', 'itm'), queue=True
+    ),
+    'coarse_vqa': _coarse('VQAv2', _FUSED + ('vqa',), ('itc',)),
+    'coarse_nlvr2': _coarse('NLVR2', _FUSED + ('nlvr2',), ('itc',)),
+    'coarse_caption': _coarse(
+        'captioning (MLE, GOLD, CIDEr)',
+        ('text_transform', 'mlm', 'att_layers'),
+        ('image_transform', 'poolers', 'itc'),
+    ),
+    'coarse_retrieval_itc': _coarse('retrieval, dual encoder', ('itc', 'temp'), _FUSED, queue=True),
+    'coarse_retrieval_itm': _coarse('retrieval, fused', _FUSED + ('itm',), ('itc',)),
     'coarse_init': _coarse('backbone that starts the fine stage', ()),
     'fine': _fine('detection (pre-training, COCO, LVIS, ODinW, Flickr30k)', False),
     'fine_refexp': _fine('referring expressions (RefCOCO/+/g)', True),
@@ -144,16 +159,17 @@ def layout(family: str, arch: Arch) -> dict[str, Entry]:
 
 def _linear(name: str, out_dim: int, in_dim: int, *kernel: int) -> Iterator[tuple[str, Shape]]:
     yield f'{name}.weight', (out_dim, in_dim, *kernel)
-    yield f'{name}.bias', (out_dim, )
+    yield f'{name}.bias', (out_dim,)
 
 
 def _norm(name: str, dim: int) -> Iterator[tuple[str, Shape]]:
-    yield f'{name}.weight', (dim, )
-    yield f'{name}.bias', (dim, )
+    yield f'{name}.weight', (dim,)
+    yield f'{name}.bias', (dim,)
 
 
-def image_params(arch: Arch, fused: bool = True, norm_query: bool = True,
-                 stage_norms: bool = False) -> Iterator[tuple[str, Shape]]:
+def image_params(
+    arch: Arch, fused: bool = True, norm_query: bool = True, stage_norms: bool = False
+) -> Iterator[tuple[str, Shape]]:
     """Names and shapes of Swin's parameters.
 
     Args:
@@ -168,12 +184,14 @@ def image_params(arch: Arch, fused: bool = True, norm_query: bool = True,
     for stage, block in arch.blocks:
         dim, at = arch.dim(stage), f'layers.{stage}.blocks.{block}'
         yield from _norm(f'{at}.norm1', dim)
-        yield (f'{at}.attn.relative_position_bias_table',
-               ((2 * arch.window - 1)**2, arch.num_heads[stage]))
+        yield (
+            f'{at}.attn.relative_position_bias_table',
+            ((2 * arch.window - 1) ** 2, arch.num_heads[stage]),
+        )
         yield from _linear(f'{at}.attn.qkv', 3 * dim, dim)
         yield from _linear(f'{at}.attn.proj', dim, dim)
         if fused and (stage, block) in arch.fused_blocks:
-            yield f'{at}.attn.alpha_i2t', (1, )
+            yield f'{at}.attn.alpha_i2t', (1,)
             yield from _linear(f'{at}.attn.qkv_text_i2t', 2 * dim, arch.text_dim)
             yield from _linear(f'{at}.attn.qkv_i2t', dim, dim)
             yield from _linear(f'{at}.attn.proj_i2t', dim, dim)
@@ -202,7 +220,7 @@ def image_buffers(arch: Arch, masks: bool) -> Iterator[tuple[str, Shape, str]]:
     for stage, block in arch.blocks:
         at = f'layers.{stage}.blocks.{block}'
         yield f'{at}.attn.relative_position_index', (area, area), _INDEX
-        per_side = 2**(len(arch.depths) - 1 - stage)
+        per_side = 2 ** (len(arch.depths) - 1 - stage)
         if masks and block % 2 and per_side > 1:
             yield f'{at}.attn_mask', (per_side**2, area, area), _MASK
 
@@ -220,7 +238,7 @@ def text_params(arch: Arch, fused: bool = True) -> Iterator[tuple[str, Shape]]:
         at = f'encoder.layer.{layer}'
         if fused and layer >= arch.first_fused_layer:
             width = widths[layer - arch.first_fused_layer]
-            yield f'{at}.alpha_t2i', (1, )
+            yield f'{at}.alpha_t2i', (1,)
             yield from _linear(f'{at}.crossattention_t2i.self.query', dim, dim)
             yield from _linear(f'{at}.crossattention_t2i.self.key', dim, width)
             yield from _linear(f'{at}.crossattention_t2i.self.value', dim, width)
@@ -252,7 +270,7 @@ def _text(kind: Family, arch: Arch) -> Iterator[Entry]:
     for layer in range(arch.text_layers):
         at = f'{theirs}encoder.layer.{layer}'
         if layer < arch.first_fused_layer:
-            yield Entry(f'{at}.alpha_t2i', None, (1, ), reason=_GATE)
+            yield Entry(f'{at}.alpha_t2i', None, (1,), reason=_GATE)
         else:
             for name, shape in _norm(f'{at}.crossattention_t2i.output.LayerNorm', arch.text_dim):
                 yield Entry(name, None, shape, reason=_CROSS_NORM)
@@ -278,7 +296,7 @@ def _coarse_heads(kind: Family, arch: Arch) -> Iterator[Entry]:
         ],
         'temp': [('temp', ())],
         'mlm': [
-            ('mlm_score.bias', (arch.vocab, )),
+            ('mlm_score.bias', (arch.vocab,)),
             *_linear('mlm_score.transform.dense', joint, joint),
             *_norm('mlm_score.transform.LayerNorm', joint),
             ('mlm_score.decoder.weight', (arch.vocab, joint)),
@@ -308,11 +326,17 @@ def _coarse_heads(kind: Family, arch: Arch) -> Iterator[Entry]:
             used = layer >= arch.first_fused_layer
             width = arch.dim(len(arch.depths) - 2)
             for name, shape in _linear(f'cross_modal_att_layers.{layer}', width, image):
-                yield Entry(name, name if used else None, shape,
-                            reason='' if used else _ATT_LAYER)
+                yield Entry(name, name if used else None, shape, reason='' if used else _ATT_LAYER)
     if kind.queue:
-        for name in ('image_queue', 'text_queue', 'image_input_queue', 'text_input_queue',
-                     'text_input_mask_queue', 'queue_ptr', 'queue_total'):
+        for name in (
+            'image_queue',
+            'text_queue',
+            'image_input_queue',
+            'text_input_queue',
+            'text_input_mask_queue',
+            'queue_ptr',
+            'queue_total',
+        ):
             yield Entry(name, None, None, True, _QUEUE)
 
 
@@ -328,8 +352,9 @@ def _detection_heads(arch: Arch) -> Iterator[Entry]:
         convs.append((f'top_blocks.p{i + 7 - stages}', f'fpn_convs.{i}', dim, 3))
     for theirs, ours, width, kernel in convs:
         for leaf, shape in _linear('', dim, width, kernel, kernel):
-            yield Entry(f'fusion_backbone.backbone.fpn.{theirs}{leaf}', f'neck.{ours}.conv{leaf}',
-                        shape)
+            yield Entry(
+                f'fusion_backbone.backbone.fpn.{theirs}{leaf}', f'neck.{ours}.conv{leaf}', shape
+            )
     for name, shape in _head_params(arch):
         yield Entry(f'rpn.head.{name}', f'bbox_head.{name}', shape)
     for name, shape in _linear('rpn.head.cls_logits', arch.logit_classes, dim, 1, 1):
@@ -340,9 +365,9 @@ def _detection_heads(arch: Arch) -> Iterator[Entry]:
 
 def _head_params(arch: Arch) -> Iterator[tuple[str, Shape]]:
     dim = arch.fpn_dim
-    yield 'log_scale', (1, )
-    yield 'bias_lang', (arch.text_dim, )
-    yield 'bias0', (1, )
+    yield 'log_scale', (1,)
+    yield 'bias_lang', (arch.text_dim,)
+    yield 'bias0', (1,)
     for i in range(arch.tower):
         at = f'dyhead_tower.{i}'
         for conv in range(3):
@@ -356,4 +381,4 @@ def _head_params(arch: Arch) -> Iterator[tuple[str, Shape]]:
     yield from _linear('centerness', 1, dim, 1, 1)
     yield from _linear('dot_product_projection_text', dim, arch.text_dim)
     for level in range(arch.levels):
-        yield f'scales.{level}.scale', (1, )
+        yield f'scales.{level}.scale', (1,)

@@ -116,7 +116,10 @@ class FiberMultimodal(BaseModel):
         text = self.cross_modal_text_transform(fused.text_tokens)
         image = self.cross_modal_image_transform(fused.image_tokens)
         pooled = torch.cat(
-            [self.cross_modal_text_pooler(text[:, 0]), self.cross_modal_image_pooler(image.mean(1))],
+            [
+                self.cross_modal_text_pooler(text[:, 0]),
+                self.cross_modal_image_pooler(image.mean(1)),
+            ],
             dim=-1,
         )
         return JointFeatures(text, image, pooled)

@@ -26,7 +26,7 @@ class Pooler(nn.Module):
         super().__init__()
         self.dense = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.dense(x))
 
 
@@ -37,7 +37,7 @@ class ITMHead(nn.Module):
         super().__init__()
         self.fc = nn.Linear(dim, 2)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.fc(x)
 
 
@@ -51,7 +51,7 @@ class _MLMTransform(nn.Module):
         # the encoder's is 1e-5.
         self.LayerNorm = nn.LayerNorm(dim, eps=1e-12)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.LayerNorm(F.gelu(self.dense(x)))
 
 
