@@ -28,6 +28,7 @@ from .tokenizer import write_tokenizer
 
 VERSION = 1  # raised whenever the same settings would give other files
 _CHUNK = 25
+_TAKEN = ('annotations', 'tokenizer', entities.FOLDER)
 _MAX_IMAGES = 1_000_000  # ids of splits do not overlap up to here
 
 
@@ -56,7 +57,8 @@ def _work(job: tuple[str, int, str, int, int, int]) -> tuple[int, dict, list]:
                 out.write(content)
         made = formats.scene_rows(scene)
         for key, values in made.items():
-            rows.setdefault(key, []).extend(map(_dump, values))
+            lines = values if key[0].endswith('.txt') else map(_dump, values)
+            rows.setdefault(key, []).extend(lines)
         found = made[lvis.PATH.format(split), 'annotations']
         counts.append([dict(category_id=a['category_id']) for a in found])
     return stop - start, rows, counts
@@ -120,6 +122,8 @@ def _check_arguments(splits: dict[str, int], seed: int, image_size: int) -> None
     for name, count in splits.items():
         if not name.replace('_', '').isalnum():
             raise ValueError(f'split name {name!r}: letters, digits and _ only')
+        if name in _TAKEN:
+            raise ValueError(f'split name {name!r} is taken by a folder of the format')
         if not 1 <= count <= _MAX_IMAGES:
             raise ValueError(f'split {name!r}: {count} images; want 1 to {_MAX_IMAGES}')
     if seed < 0:

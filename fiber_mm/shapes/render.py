@@ -37,13 +37,13 @@ def _noise_bank(side: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _light_bank(side: int) -> np.ndarray:
-    """(_BANK, side, side, 3) uint8 brightness factors, 128 = unchanged."""
+    """(_BANK, side, side, 3) uint8 brightness factors, 128 = unchanged and the most."""
     rng = np.random.default_rng(_BANK_SEED + 1)
     out = []
     for _ in range(_BANK):
         grid = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
-        light = 128 + 34 * cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
-        out.append(np.repeat(np.clip(light, 70, 180).astype(np.uint8)[..., None], 3, 2))
+        light = 112 + 30 * cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
+        out.append(np.repeat(np.clip(light, 70, 128).astype(np.uint8)[..., None], 3, 2))
     return np.stack(out)
 
 
@@ -98,7 +98,7 @@ def _pattern_bank(kind: str, side: int) -> np.ndarray:
     """(3 _BANK, 2 side, 2 side) uint8: a background pattern at many angles and periods."""
     rng = np.random.default_rng(_BANK_SEED + 3)
     count, full = 3 * _BANK, 2 * side
-    periods = np.geomspace(9, 52, count) * side / 256
+    periods = np.geomspace(12, 56, count) * side / 256
     angles = 180 * rng.permutation(count) / count
     return np.stack([_pattern(kind, p, a, (0, 0), full, full) for p, a in zip(periods, angles)])
 
@@ -188,9 +188,10 @@ def _draw_shadow(image: np.ndarray, obj: ShapeObject, patch: Patch) -> None:
 
 def _tone(rgb: tuple[int, int, int], tint: list[float], shade: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8 BGR: a colour under a (h, w) uint8 shade, 128 = unchanged."""
-    return cv2.merge([
-        cv2.convertScaleAbs(shade, alpha=rgb[i] * tint[i] / 128) for i in (2, 1, 0)
-    ])  # fmt: skip
+    scales = [rgb[i] * tint[i] / 128 for i in (2, 1, 0)]
+    # A channel that overflows alone would change the hue: pink would turn magenta.
+    shade = cv2.min(shade, 255 / max(scales))
+    return cv2.merge([cv2.convertScaleAbs(shade, alpha=v) for v in scales])
 
 
 def _draw_object(image: np.ndarray, obj: ShapeObject, patch: Patch, tint: list[float]) -> None:

@@ -258,8 +258,9 @@ def _sample_background(rng: np.random.Generator) -> dict[str, Any]:
 def _sample_effects(rng: np.random.Generator) -> dict[str, Any]:
     u = rng.random(14).tolist()
     return dict(
-        gain=round(0.72 + 0.4 * u[0], 3),
-        contrast=round(0.75 + 0.37 * u[1], 3),
+        # rarely brighter than drawn: channels that overflow would change hues
+        gain=round(0.8 + 0.27 * u[0], 3),
+        contrast=round(0.76 + 0.26 * u[1], 3),
         tint=[round(0.95 + 0.1 * v, 3) for v in u[2:5]],
         light=int(u[5] * (1 << 16)),
         blur=round(0.4 + 0.5 * u[6], 2) if u[7] < 0.4 else 0.0,

@@ -53,7 +53,7 @@ def _xml(scene: Scene, ids: dict[tuple[int, ...], int]) -> str:
 
 def rows(scene: Scene) -> dict[tuple[str, str], list[Any]]:
     """The line of the split's image list; the two files come from `files`."""
-    return {(f'{FOLDER}/{scene.split}.txt', ''): [scene.image_id]}
+    return {(f'{FOLDER}/{scene.split}.txt', ''): [scene.file_name[:-4]]}
 
 
 def files(scene: Scene) -> dict[str, bytes]:
