@@ -190,7 +190,7 @@ def _tone(rgb: tuple[int, int, int], tint: list[float], shade: np.ndarray) -> np
     """(h, w, 3) uint8 BGR: a colour under a (h, w) uint8 shade, 128 = unchanged."""
     scales = [rgb[i] * tint[i] / 128 for i in (2, 1, 0)]
     # A channel that overflows alone would change the hue: pink would turn magenta.
-    shade = cv2.min(shade, 255 / max(scales))
+    shade = cv2.min(shade, 255 / max(1.0, *scales))
     return cv2.merge([cv2.convertScaleAbs(shade, alpha=v) for v in scales])
 
 
