@@ -30,6 +30,17 @@ from torch import nn
 ATOMIC_BACKEND = 'fiber_atomic'
 LAST_CHECKPOINT = 'last_checkpoint'
 _TMP_SUFFIX = '.tmp'
+# What torch.load raises for one and another kind of damage.
+_UNREADABLE = (
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -187,10 +198,11 @@ def load_checkpoint_file(filename: str | Path, map_location: Any = 'cpu') -> dic
 
     # A zip file with a missing end is not recognised as one, and its start is no pickle either.
     is_zip = zipfile.is_zipfile(path)
+    path.open('rb').close()  # lacking permission is another error than being corrupt
     try:
         with torch.serialization.safe_globals(_safe_globals()):
             content = torch.load(path, map_location=map_location, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError) as error:
+    except _UNREADABLE as error:
         refused = re.search(r'GLOBAL ([^\s(]+)', str(error))
         if refused:
             raise CheckpointError(

@@ -1,20 +1,21 @@
 """A toy training run that draws random numbers wherever a real one does.
 
 The data set augments with ``random``, NumPy and torch, the model has dropout, the schedule has a
-warm-up, an EMA and a plateau. As a script it runs in a process of its own, to be killed:
-
-    python toy.py WORK_DIR JSON_OF_ARGUMENTS_OF_config
+warm-up, an EMA and a plateau. :func:`start` runs it in a process of its own, to be killed.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import random
 import sys
 import time
+import traceback
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import mmengine.runner.runner
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -24,6 +25,9 @@ from torch import nn
 
 from fiber_mm.engine import FiberRunner, checkpoint
 from fiber_mm.registry import DATASETS, METRICS, MODELS
+
+# Describing the machine in the log takes a second per run.
+mmengine.runner.runner.collect_env = dict
 
 
 @DATASETS.register_module()
@@ -99,6 +103,7 @@ def config(
     save_best: bool = False,
     trace: str | None = None,
     aspect: bool = False,
+    launcher: str = 'none',
 ) -> Config:
     """A config of the toy run; epochs have four iterations."""
     loader = dict(
@@ -149,6 +154,7 @@ def config(
         log_level='WARNING',
         work_dir=str(work_dir),
         resume=resume,
+        launcher=launcher,
     )  # fmt: skip
     if validate:
         cfg.update(
@@ -227,8 +233,31 @@ def slow_down_writing(seconds: float) -> None:
     checkpoint.open = slow_open
 
 
-if __name__ == '__main__':
-    arguments = json.loads(sys.argv[2])
+def start(work_dir: str | Path, env: dict | None = None, **kwargs) -> BaseProcess:
+    """Train the toy in a process group of its own.
+
+    A server process that has imported everything makes them, so that only the first one is slow.
+
+    Args:
+        work_dir: the run's folder.
+        env: environment variables of the process, for distributed runs.
+        **kwargs: those of :func:`config`, and ``slow_write``, the seconds that each checkpoint
+            takes to be written.
+    """
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_train_in_child, args=(str(work_dir), env or {}, kwargs))
+    process.start()
+    return process
+
+
+def _train_in_child(work_dir: str, env: dict, kwargs: dict) -> None:
+    os.setsid()
+    os.environ.update(env)
     torch.set_num_threads(1)
-    slow_down_writing(arguments.pop('slow_write', 0.0))
-    train(sys.argv[1], **arguments)
+    slow_down_writing(kwargs.pop('slow_write', 0.0))
+    try:
+        train(work_dir, **kwargs)
+    except Exception:  # noqa: BLE001  (the parent reports it)
+        Path(f'{work_dir}.error').write_text(traceback.format_exc())
+        sys.exit(1)
