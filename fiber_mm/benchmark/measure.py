@@ -1,0 +1,186 @@
+"""Measuring: each formulation in a fresh process of its own, taking turns.
+
+Taking turns makes ratios hold on a machine whose speed drifts; a fresh process makes its
+largest resident set the peak memory of that formulation alone (the libraries included).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import statistics
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fiber_mm.core.linear import set_linear_backend
+from fiber_mm.engine.cpu import tune_cpu_allocator
+
+from .cases import CASES, Spec
+from .plain import plain_formulation
+
+DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
+
+
+def wait_for(device: str) -> None:
+    """Until the device has done its work."""
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize()
+
+
+def seconds_of(function, device: str) -> float:
+    """Wall-clock time of one call."""
+    wait_for(device)
+    start = time.perf_counter()
+    function()
+    wait_for(device)
+    return time.perf_counter() - start
+
+
+def peak_gflops(precision: str, device: str, repeats: int = 5, side: int = 2048) -> float:
+    """Best rate of ``torch.mm`` and of a 1x1 convolution, in 1e9 operations a second."""
+    dtype = DTYPES[precision]
+    a, b = (torch.full((side, side), 1e-3, dtype=dtype, device=device) for _ in range(2))
+    image = a.view(1, side // 32, 32, side).permute(0, 3, 1, 2)  # channels last
+    kernel = b[:, :, None, None]
+    with torch.inference_mode():
+        best = min(
+            seconds_of(function, device)
+            for _ in range(repeats)
+            for function in (lambda: torch.mm(a, b), lambda: F.conv2d(image, kernel))
+        )
+    return 2 * side**3 / best / 1e9
+
+
+def peak_memory_mb(device: str) -> float:
+    """Largest resident set of this process, or largest allocation on a GPU, in 2**20 bytes."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path('/proc/self/status')
+    if status.exists():
+        # Not resource.getrusage: on Linux that starts with what the parent process needed.
+        lines = dict(line.split(':', 1) for line in status.read_text().splitlines())
+        return int(lines['VmHWM'].split()[0]) / 1024
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def serve(connection: Connection, spec: Spec, threads: int | None) -> None:
+    """A worker: builds the case, then answers ``run``, ``NAME`` (beside), ``peak``, ``stop``."""
+    if threads:
+        torch.set_num_threads(threads)
+    if not spec.plain:
+        tune_cpu_allocator()
+        set_linear_backend('auto')
+    with plain_formulation() if spec.plain else contextlib.nullcontext():
+        case = CASES[spec.case](spec)
+        calls = dict(case.beside, run=case.run)
+        for call in calls.values():
+            call()  # warm
+        connection.send(dict(flops=case.flops, threads=torch.get_num_threads()))
+        while (order := connection.recv()) != 'stop':
+            if order == 'peak':
+                connection.send(peak_gflops(spec.precision, spec.device))
+            else:
+                connection.send(seconds_of(calls[order], spec.device))
+        connection.send(peak_memory_mb(spec.device))
+
+
+class Worker:
+    """A process that runs one formulation.
+
+    Args:
+        spec: What it runs.
+        threads: CPU threads; None leaves torch's own choice.
+    """
+
+    def __init__(self, spec: Spec, threads: int | None = None) -> None:
+        context = multiprocessing.get_context('spawn')
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, spec, threads), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.about: dict[str, Any] = self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            return self.connection.recv()
+        except EOFError:
+            self.process.join()
+            raise RuntimeError(
+                f'the benchmark process ended with exit code {self.process.exitcode}; '
+                'its own message is above (-9: out of memory)'
+            ) from None
+
+    def ask(self, order: str) -> Any:
+        """See :func:`serve`."""
+        self.connection.send(order)
+        return self._answer()
+
+    def stop(self) -> float:
+        """Ends the process; returns its peak memory."""
+        memory = self.ask('stop')
+        self.process.join()
+        return memory
+
+
+def compare(spec: Spec, runs: int, against_plain: bool, threads: int | None = None) -> dict:
+    """Measures a case, and beside it the plain formulation in fp32.
+
+    Args:
+        spec: What to measure.
+        runs: Timed runs of each formulation, after one to warm up.
+        against_plain: Whether the plain formulation runs, too.
+        threads: CPU threads; None leaves torch's own choice.
+    Returns: what ``tools/benchmark.py`` prints.
+    Raises: RuntimeError: if a process dies.
+    """
+    worker = Worker(spec, threads)
+    # Large blocks stay in the first process (see tune_cpu_allocator): both must fit.
+    plain = None
+    if against_plain:
+        plain = Worker(dataclasses.replace(spec, plain=True, precision='fp32'), threads)
+    names = ['run', 'one_chunk'] if spec.case == 'detect_chunks' else ['run']
+    seconds: dict[str, list[float]] = {name: [] for name in (*names, 'plain')}
+    peaks = []
+    for _ in range(runs):
+        peaks.append(worker.ask('peak'))
+        for name in names:
+            seconds[name].append(worker.ask(name))
+        if plain:
+            seconds['plain'].append(plain.ask('run'))
+    median = {name: statistics.median(times) for name, times in seconds.items() if times}
+    rate = worker.about['flops'] / median['run'] / 1e9
+    report = dict(
+        name=spec.case,
+        precision=spec.precision,
+        seconds=round(median['run'], 4),
+        runs=runs,
+        peak_memory_mb=round(worker.stop()),
+        threads=worker.about['threads'],
+        peak_gflops=round(max(peaks), 1),
+        fraction=round(rate / max(peaks), 4),
+        tflop=round(worker.about['flops'] / 1e12, 4),
+        device=spec.device,
+    )
+    if 'one_chunk' in median:
+        report['seconds_one_chunk'] = round(median['one_chunk'], 4)
+        report['ratio_to_one_chunk'] = _ratio(seconds['run'], seconds['one_chunk'])
+    if plain:
+        report['plain_seconds'] = round(median['plain'], 4)
+        report['speedup'] = _ratio(seconds['plain'], seconds['run'])
+        report['plain_peak_memory_mb'] = round(plain.stop())
+    return report
+
+
+def _ratio(above: list[float], below: list[float]) -> float:
+    """Median of the ratios of neighbouring runs."""
+    return round(statistics.median(a / b for a, b in zip(above, below)), 3)
