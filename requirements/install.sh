@@ -47,8 +47,8 @@ if [[ ! -e $FROZEN || ! -x $VENV/bin/python ]]; then
   fi
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
   echo "[2/3] $VENV: the tested set of packages (2.5 GB to download if nothing is cached)"
-  # The operators of mmcv are left uncompiled (fiber_mm/compat/mmcv_ops.py), whatever is at hand.
-  MMCV_WITH_OPS=0 "$VENV/bin/python" -m uv pip install --python "$VENV/bin/python" \
+  # mmcv is built apart from torch, hence without operators: fiber_mm/compat/mmcv_ops.py has them.
+  "$VENV/bin/python" -m uv pip install --python "$VENV/bin/python" \
     --requirements requirements/runtime.txt --requirements requirements/tests.txt \
     --constraints requirements/constraints.txt --build-constraints requirements/constraints.txt \
     --overrides requirements/overrides.txt

@@ -26,9 +26,9 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(
             f'The operator {name!r} of mmcv was called, but this mmcv has no compiled operators '
-            'and fiber_mm has no stand-in for this one. Install an mmcv with operators: '
-            '"pip install onedl-mmcv --no-binary onedl-mmcv --no-build-isolation" with torch '
-            'and a C++ compiler at hand, or a ready wheel that fits your torch.'
+            'and fiber_mm has no stand-in for this one. Install an mmcv with operators; where '
+            'torch and a C++ compiler are installed, this builds one: "pip install '
+            '--no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv".'
         )
 
     refuse.__name__ = refuse.__qualname__ = name
