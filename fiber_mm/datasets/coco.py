@@ -114,7 +114,7 @@ class FiberCocoDataset(BaseDetDataset):
                 }
             )
         return {
-            'img_path': osp.join(self.data_prefix['img'], self._file_name(image)),
+            'img_path': osp.join(self.data_prefix.get('img', ''), self._file_name(image)),
             'img_id': image['id'],
             'height': image['height'],
             'width': image['width'],

@@ -89,7 +89,7 @@ class FiberMDETRDataset(BaseDetDataset):
                 instances.append({'bbox': box, 'bbox_label': label, 'ignore_flag': 0})
                 phrase_boxes[label].append(box)
         sample = {
-            'img_path': osp.join(self.data_prefix['img'], image['file_name']),
+            'img_path': osp.join(self.data_prefix.get('img', ''), image['file_name']),
             'img_id': image['id'],
             'height': image['height'],
             'width': image['width'],

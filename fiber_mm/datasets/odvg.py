@@ -60,7 +60,7 @@ class FiberODVGDataset(BaseDetDataset):
                     'and detection or grounding'
                 )
             sample = {
-                'img_path': osp.join(self.data_prefix['img'], row['filename']),
+                'img_path': osp.join(self.data_prefix.get('img', ''), row['filename']),
                 'img_id': row.get('img_id', len(samples)),
                 'height': row['height'],
                 'width': row['width'],
