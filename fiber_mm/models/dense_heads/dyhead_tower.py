@@ -111,7 +111,10 @@ class DyConvBlock(nn.Module):
         """Maps of all levels, fine to coarse, (B, C, H_l, W_l) each -> the same with O channels."""
         out = []
         for level, feat in enumerate(feats):
-            offset, mask = self.offset(feat).float().split([18, 9], dim=1)
+            numbers = self.offset(feat)
+            # Positions need more digits than bf16 has.
+            numbers = numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+            offset, mask = numbers.split([18, 9], dim=1)
             mask = mask.sigmoid()
             views = [self.DyConv[1](feat, offset, mask)]
             if level > 0:
