@@ -155,5 +155,6 @@ def infer(shapes: Shapes, image: str, text: str, base: Arch = BASE) -> Arch:
     if 'neck.lateral_convs.0.conv.weight' in shapes:
         sizes['fpn_dim'] = size('neck.lateral_convs.0.conv.weight', 0, base.fpn_dim)
         sizes['tower'] = count(r'bbox_head\.dyhead_tower\.(\d+)\.')
+        sizes['logit_classes'] = size('bbox_head.cls_logits.bias', 0, base.logit_classes)
         sizes['levels'] = count(r'neck\.fpn_convs\.(\d+)\.')
     return free_sizes(shapes, replace(base, **sizes))

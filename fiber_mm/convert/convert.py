@@ -109,7 +109,7 @@ def detect_family(state: Mapping[str, Tensor]) -> str:
     coarse = kind == 'coarse'
 
     def distance(name: str) -> int:
-        entries = layout(name, arch_of(state, name))
+        entries = layout(name, arch_of(state, name, 'infer'))
         wanted = {key for key, entry in entries.items() if not entry.derived}
         return len(wanted - state.keys()) + sum(
             key not in entries and not key.startswith(_COPY) for key in state
@@ -189,8 +189,8 @@ def check_keys(
     ]
     lines += [f'  missing  {key}' for key in missing]
     for i, key in enumerate(unknown):
-        # Only the first few: the search takes some milliseconds a key.
-        near = difflib.get_close_matches(key, missing or wanted, 1, 0.6) if i < 50 else []
+        # Only the first few: the search takes tens of milliseconds a key.
+        near = difflib.get_close_matches(key, missing or wanted, 1, 0.6) if i < 10 else []
         lines.append(f'  unknown  {key}' + (f' (nearest wanted: {near[0]})' if near else ''))
     lines += [f'  shape    {line}' for line in shaped]
     if unknown and any(key.startswith('module.') for key in unknown):

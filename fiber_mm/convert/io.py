@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import struct
 import tempfile
 import zipfile
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 UNUSED = 'unused'
-_UNUSED_PREFIX = f'{UNUSED}/'
+UNUSED_PREFIX = f'{UNUSED}/'
 _META_KEY = 'fiber_mm'
 
 
@@ -96,6 +97,9 @@ _STAND_INS = {
 }
 
 
+# What `weights_only` says of objects that it does not know, unlike of damaged files.
+_FOREIGN = r'(GLOBAL|blocked|Trying to call|Can only|persistent)'
+
 # What a damaged pickle or archive makes `torch.load` raise.
 _READ_ERRORS = (
     pickle.UnpicklingError,
@@ -106,6 +110,8 @@ _READ_ERRORS = (
     TypeError,
     AttributeError,
     struct.error,
+    OSError,
+    zipfile.BadZipFile,
 )
 
 
@@ -144,8 +150,8 @@ def torch_load(path: os.PathLike) -> Any:
             # Queues of up to 7 GB are never read when the file is mapped.
             return torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
     except _READ_ERRORS as err:
-        reason = str(err).splitlines()[-1].strip() if str(err) else type(err).__name__
-        if isinstance(err, pickle.UnpicklingError) and 'global' in reason.lower():
+        reason = _reason(err)
+        if isinstance(err, pickle.UnpicklingError) and re.search(_FOREIGN, reason):
             foreign = _foreign_objects(path) if zipped else []
             what = f' ({", ".join(foreign)})' if foreign else ''
             raise ConversionError(
@@ -158,6 +164,13 @@ def torch_load(path: os.PathLike) -> Any:
             f'{path} ({path.stat().st_size:,} bytes) cannot be read as a torch checkpoint; it '
             f'is cut off, damaged or of another kind. Reason: {reason}'
         ) from err
+
+
+def _reason(err: Exception) -> str:
+    """The one telling sentence of torch's page-long messages."""
+    text = str(err).split('WeightsUnpickler error: ')[-1]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else type(err).__name__
 
 
 def read_safetensors(path: os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -190,11 +203,11 @@ def read_checkpoint(path: os.PathLike, map_location: Any = None) -> dict[str, An
         return torch_load(path)
     tensors, metadata = read_safetensors(path)
     checkpoint: dict[str, Any] = {
-        'state_dict': {k: v for k, v in tensors.items() if not k.startswith(_UNUSED_PREFIX)},
+        'state_dict': {k: v for k, v in tensors.items() if not k.startswith(UNUSED_PREFIX)},
         'meta': json.loads(metadata.get(_META_KEY, '{}')),
     }
     unused = {
-        k[len(_UNUSED_PREFIX) :]: v for k, v in tensors.items() if k.startswith(_UNUSED_PREFIX)
+        k[len(UNUSED_PREFIX) :]: v for k, v in tensors.items() if k.startswith(UNUSED_PREFIX)
     }
     return checkpoint | ({UNUSED: unused} if unused else {})
 
@@ -285,7 +298,7 @@ def write_checkpoint(
     """
     unused, meta = dict(unused or {}), dict(meta or {})
     if Path(path).suffix == '.safetensors':
-        tensors = dict(state_dict) | {_UNUSED_PREFIX + k: v for k, v in unused.items()}
+        tensors = dict(state_dict) | {UNUSED_PREFIX + k: v for k, v in unused.items()}
         # Tensors that share memory would be refused.
         tensors = {
             k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()

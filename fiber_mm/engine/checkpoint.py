@@ -27,6 +27,8 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from fiber_mm.convert.io import UNUSED_PREFIX
+
 ATOMIC_BACKEND = 'fiber_atomic'
 LAST_CHECKPOINT = 'last_checkpoint'
 _TMP_SUFFIX = '.tmp'
@@ -227,12 +229,14 @@ def _load_safetensors(path: Path, map_location: Any) -> dict:
 
     device = 'cpu' if map_location is None or callable(map_location) else str(map_location)
     try:
-        return load_file(path, device=device)
+        tensors = load_file(path, device=device)
     except SafetensorError as error:
         raise CheckpointError(
             f'{path} ({path.stat().st_size:,} bytes) is truncated, corrupt or no safetensors '
             f'file: {_first_line(error)}'
         ) from error
+    # What the converter keeps beside the model's weights for the way back.
+    return {key: value for key, value in tensors.items() if not key.startswith(UNUSED_PREFIX)}
 
 
 def _first_line(error: BaseException) -> str:

@@ -69,8 +69,15 @@ class Comparison:
     rows: list[tuple[str, float, float]] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
 
-    def close(self, name: str, got: Tensor | np.ndarray | float, want: np.ndarray, bound: Bound,
-              std: float | None = None, scale: float | None = None) -> None:
+    def close(
+        self,
+        name: str,
+        got: Tensor | np.ndarray | float,
+        want: np.ndarray,
+        bound: Bound,
+        std: float | None = None,
+        scale: float | None = None,
+    ) -> None:
         """Compare a tensor.
 
         Args:
@@ -119,12 +126,18 @@ class Comparison:
         lines = [f'  {name}: {error:.3g}, bound {bound:.3g}' for name, error, bound in over]
         lines += [f'  {hint}' for hint in self.hints]
         assert not over, f'{self.name}: {len(over)} of {len(self.rows)} over their bound\n' + (
-            '\n'.join(lines))
+            '\n'.join(lines)
+        )
 
 
-def matched_share(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray,
-                  want_boxes: np.ndarray, want_scores: np.ndarray, want_labels: np.ndarray
-                  ) -> float:
+def matched_share(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    want_boxes: np.ndarray,
+    want_scores: np.ndarray,
+    want_labels: np.ndarray,
+) -> float:
     """Share of detections that have a partner of the same label, box and score.
 
     The order does not matter: scores nearer than the noise may swap.

@@ -57,15 +57,22 @@ def autocast(cmp: Comparison) -> contextlib.AbstractContextManager:
 def fine_outputs(models: Models, golden: Golden, cmp: Comparison) -> dict:
     """Everything from the encoder to the head for a golden's inputs."""
     arrays = golden.arrays
-    key = (str(golden.manifest), cmp.bf16, int(arrays['image_seed']), arrays['sizes'].tobytes(),
-           arrays['input_ids'].tobytes())
+    key = (
+        str(golden.manifest),
+        cmp.bf16,
+        int(arrays['image_seed']),
+        arrays['sizes'].tobytes(),
+        arrays['input_ids'].tobytes(),
+    )
 
     def compute() -> dict:
         model = models.get(golden.manifest).model
         images, ids, mask = kit.fine_batch(arrays)
         tower: list[list[Tensor]] = []
-        hooks = [block.register_forward_hook(lambda _, __, out: tower.append(list(out)))
-                 for block in model.bbox_head.dyhead_tower]
+        hooks = [
+            block.register_forward_hook(lambda _, __, out: tower.append(list(out)))
+            for block in model.bbox_head.dyhead_tower
+        ]
         with torch.no_grad(), autocast(cmp):
             encoder = model.backbone.encoder
             trunks = encoder.image_trunk(images), encoder.text_trunk(ids, mask)
@@ -75,8 +82,14 @@ def fine_outputs(models: Models, golden: Golden, cmp: Comparison) -> dict:
             head = model.bbox_head(pyramid, embedded, mask)
         for hook in hooks:
             hook.remove()
-        return {'features': features, 'pyramid': pyramid, 'embedded': embedded, 'mask': mask,
-                'tower': tower, 'head': head}
+        return {
+            'features': features,
+            'pyramid': pyramid,
+            'embedded': embedded,
+            'mask': mask,
+            'tower': tower,
+            'head': head,
+        }
 
     models.get(golden.manifest)  # a new model empties the cache
     return models.outputs(key, compute)
@@ -105,12 +118,18 @@ def fine_head(models: Models, golden: Golden, cmp: Comparison) -> None:
         for level, value in enumerate(maps):
             compare_sample(cmp, golden, f'dyconv.{i}.{level}', value, TOWER)
     anchors = models.get(golden.manifest).model.bbox_head.anchors(
-        [m.shape[2:] for m in head.bbox_preds], torch.device('cpu'))
+        [m.shape[2:] for m in head.bbox_preds], torch.device('cpu')
+    )
     for level in range(len(head.bbox_preds)):
-        cmp.close(f'bbox_pred.{level}', head.bbox_preds[level], arrays[f'bbox_pred.{level}'],
-                  BOX_LOGITS)
-        cmp.close(f'centerness.{level}', head.centernesses[level], arrays[f'centerness.{level}'],
-                  BOX_LOGITS)
+        cmp.close(
+            f'bbox_pred.{level}', head.bbox_preds[level], arrays[f'bbox_pred.{level}'], BOX_LOGITS
+        )
+        cmp.close(
+            f'centerness.{level}',
+            head.centernesses[level],
+            arrays[f'centerness.{level}'],
+            BOX_LOGITS,
+        )
         compare_sample(cmp, golden, f'dot_product.{level}', head.token_logits[level], TOKEN_LOGITS)
         cmp.equal(f'anchors.{level}', anchors[level][:3], arrays[f'anchors.{level}'])
 
@@ -138,8 +157,13 @@ def fine_detect(models: Models, golden: Golden, cmp: Comparison) -> None:
             box_end='inclusive',
         )
         found = head.predict_by_outputs(
-            [out['head']], [[token_map] * len(sizes)], [[labels] * len(sizes)],
-            [dict(img_shape=size, scale_factor=(1.0, 1.0)) for size in sizes], cfg, rescale=False)
+            [out['head']],
+            [[token_map] * len(sizes)],
+            [[labels] * len(sizes)],
+            [dict(img_shape=size, scale_factor=(1.0, 1.0)) for size in sizes],
+            cfg,
+            rescale=False,
+        )
         for i, result in enumerate(found):
             compare_detections(cmp, f'{task}.{i}', result, arrays)
 
@@ -147,8 +171,13 @@ def fine_detect(models: Models, golden: Golden, cmp: Comparison) -> None:
 def compare_detections(cmp: Comparison, name: str, result: InstanceData, arrays) -> None:
     """At least the stated share of detections must have a partner."""
     share = matched_share(
-        result.bboxes.numpy(), result.scores.numpy(), result.labels.numpy(),
-        arrays[f'{name}.boxes'], arrays[f'{name}.scores'], arrays[f'{name}.labels'])
+        result.bboxes.numpy(),
+        result.scores.numpy(),
+        result.labels.numpy(),
+        arrays[f'{name}.boxes'],
+        arrays[f'{name}.scores'],
+        arrays[f'{name}.labels'],
+    )
     cmp.at_least(name, share, float(arrays[f'{name}.agreement']))
 
 
@@ -172,13 +201,17 @@ def fine_loss(models: Models, golden: Golden, cmp: Comparison) -> None:
     maps = torch.from_numpy(arrays['positive_map'].astype(bool)).split([len(b) for b in boxes])
     encoder = model.backbone.encoder
     feats, text, mask = model.grounded_features(
-        encoder.image_trunk(images), encoder.text_trunk(ids, mask))
+        encoder.image_trunk(images), encoder.text_trunk(ids, mask)
+    )
     outputs = model.bbox_head(feats, text, mask)
     compare_assignment(cmp, model.bbox_head, outputs, boxes, arrays)
 
     losses = model.bbox_head.loss_by_outputs(outputs, mask, boxes, maps)
-    names = {'loss_reg': 'loss_bbox', 'loss_centerness': 'loss_centerness',
-             'loss_dot_product_token': 'loss_cls'}
+    names = {
+        'loss_reg': 'loss_bbox',
+        'loss_centerness': 'loss_centerness',
+        'loss_dot_product_token': 'loss_cls',
+    }
     for theirs, ours in names.items():
         cmp.relative(theirs, losses[ours].detach(), arrays[theirs], LOSS)
     cmp.relative('total', sum(losses.values()).detach(), arrays['total'], LOSS)
@@ -208,8 +241,12 @@ def compare_assignment(cmp: Comparison, head: nn.Module, outputs, boxes, arrays)
         cmp.equal(f'{i}.num_anchors', np.array(sizes), arrays[f'{i}.num_anchors'])
         targets = matched[i][positive], anchors[positive]
         cmp.close(f'{i}.reg_targets', encode_boxes(*targets), arrays[f'{i}.reg_targets'], DERIVED)
-        cmp.close(f'{i}.centerness_targets', centerness_targets(targets[1], targets[0]),
-                  arrays[f'{i}.centerness_targets'], DERIVED)
+        cmp.close(
+            f'{i}.centerness_targets',
+            centerness_targets(targets[1], targets[0]),
+            arrays[f'{i}.centerness_targets'],
+            DERIVED,
+        )
 
 
 def compare_gradients(cmp: Comparison, loaded: Loaded, groups, arrays, which: str) -> None:
@@ -228,8 +265,13 @@ def compare_gradients(cmp: Comparison, loaded: Loaded, groups, arrays, which: st
     reached = ~np.isnan(want)
     cmp.equal(f'gate.{which} is none', np.array([no_gradient(g) for g in gates]), ~reached)
     got = np.array([0.0 if g is None else float(g) for g in gates])
-    cmp.close(f'gate.{which}', got[reached], want[reached], GATES,
-              scale=float(np.linalg.norm(want[reached])))
+    cmp.close(
+        f'gate.{which}',
+        got[reached],
+        want[reached],
+        GATES,
+        scale=float(np.linalg.norm(want[reached])),
+    )
     prefix = f'grad.{which}.'
     for key in [k for k in arrays if k.startswith(prefix)]:
         grad = kit.our_parameter(loaded, key.removeprefix(prefix)).grad
@@ -262,7 +304,8 @@ def traced(loaded: Loaded, golden: Golden, cmp: Comparison) -> Iterator[None]:
             continue
         key = name.removeprefix('trace/')
         ours = key.replace('vit_model.', 'encoder.image.').replace(
-            'text_transformer.', 'encoder.text.')
+            'text_transformer.', 'encoder.text.'
+        )
         module = loaded.model.get_submodule(ours)
         std = float(golden.arrays[f'{name}__mean_std'][1])
         hooks.append(module.register_forward_hook(hook(key, golden.arrays[name], std)))
@@ -288,8 +331,13 @@ def coarse_fused(models: Models, golden: Golden, cmp: Comparison) -> None:
     compare_sample(cmp, golden, 'image_feats', joint.image, FEATURES)
     cmp.close('cls_feats', joint.pooled, arrays['cls_feats'], FEATURES)
     compare_sample(cmp, golden, 'mlm_logits', logits, COARSE_LOGITS)
-    cmp.close('mlm_logsumexp', logits.logsumexp(-1), arrays['mlm_logsumexp'], DERIVED,
-              scale=float(arrays['mlm_logits__std']))
+    cmp.close(
+        'mlm_logsumexp',
+        logits.logsumexp(-1),
+        arrays['mlm_logsumexp'],
+        DERIVED,
+        scale=float(arrays['mlm_logits__std']),
+    )
     if not cmp.bf16:
         cmp.equal('mlm_argmax', logits.argmax(-1), arrays['mlm_argmax'])
     cmp.close('itm_logits', itm, arrays['itm_logits'], COARSE_LOGITS)
@@ -317,13 +365,18 @@ def coarse_itc(models: Models, golden: Golden, cmp: Comparison) -> None:
 
 def coarse_posbias(models: Models, golden: Golden, cmp: Comparison) -> None:
     """Bias tables resized to another window by the converter's path for initial weights."""
-    tables = {key: value for key, value in golden.arrays.items()
-              if key.endswith('relative_position_bias_table')}
+    tables = {
+        key: value
+        for key, value in golden.arrays.items()
+        if key.endswith('relative_position_bias_table')
+    }
     window = (isqrt(len(next(iter(tables.values())))) + 1) // 2
     content = json.loads(golden.manifest.read_text())['tensors']
     make = kit.synth().synth_tensor
-    state = {key: make(key, spec['shape']) if key in tables else torch.zeros(()).expand(
-        spec['shape']) for key, spec in content.items()}
+    state = {
+        key: make(key, spec['shape']) if key in tables else torch.zeros(()).expand(spec['shape'])
+        for key, spec in content.items()
+    }
     result = initial_weights([state], 'encoder', window)
     for key, want in tables.items():
         cmp.close(key, result.state_dict[result.report.used[key]], want, DERIVED)

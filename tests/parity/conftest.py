@@ -23,6 +23,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
     terminalreporter.section(f'parity with {FOLDER}')
     for name, worst, ratio, rows in RESULTS:
         terminalreporter.write_line(
-            f'{name}: {rows} values, nearest to its bound: {worst} at {ratio:.0%}')
+            f'{name}: {rows} values, nearest to its bound: {worst} at {ratio:.0%}'
+        )
     for name, reason in UNCOVERED:
         terminalreporter.write_line(f'NOT COVERED: {name}: {reason}')

@@ -203,8 +203,7 @@ def fine_batch(arrays: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor
     height, width = (-(-int(sizes[:, i].max()) // 32) * 32 for i in (0, 1))
     images = torch.zeros(len(sizes), 3, height, width)
     for image, (h, w) in zip(images, sizes):
-        image[:, :h, :w] = torch.from_numpy(
-            random.standard_normal((3, h, w)).astype(np.float32))
+        image[:, :h, :w] = torch.from_numpy(random.standard_normal((3, h, w)).astype(np.float32))
     np.testing.assert_array_equal(images[:, :, :4, :4].numpy(), arrays['image_corners'])
     mask = torch.from_numpy(arrays['attention_mask']).bool()
     return images, torch.from_numpy(arrays['input_ids']), mask

@@ -28,13 +28,20 @@ def test_folder_has_goldens():
 
 
 CASE_LIST = sorted(
-    [(golden, bf16) for golden in GOLDENS for bf16 in (False, True)
-     if not bf16 or golden.kind in BF16], key=lambda case: cheapest_order(*case))
+    [
+        (golden, bf16)
+        for golden in GOLDENS
+        for bf16 in (False, True)
+        if not bf16 or golden.kind in BF16
+    ],
+    key=lambda case: cheapest_order(*case),
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('golden', 'bf16'), CASE_LIST, ids=[f'{g.name}-{"bf16" if b else "fp32"}' for g, b in CASE_LIST])
+    ('golden', 'bf16'), CASE_LIST, ids=[f'{g.name}-{"bf16" if b else "fp32"}' for g, b in CASE_LIST]
+)
 def test_golden(golden: Golden, bf16: bool, models: Models):
     if golden.kind not in CASES:
         reason = NOT_COVERED.get(golden.kind, f'unknown kind {golden.kind!r}, no case for it')

@@ -50,9 +50,10 @@ def test_our_keys_are_those_of_the_shipped_model(family, config, change):
     from fiber_mm.registry import MODELS
 
     path = helpers.DATA.parents[2] / 'configs' / '_base_' / 'models' / f'{config}.py'
-    cfg = Config.fromfile(path).model
-    cfg.merge_from_dict({'data_preprocessor': None, **change})
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict({f'model.{key}': value for key, value in change.items()})
+    cfg.model.data_preprocessor = None
     with torch.device('meta'):
-        model = MODELS.build(cfg)
+        model = MODELS.build(cfg.model)
     wanted = {entry.ours: entry.shape for entry in layout(family, BASE).values() if entry.ours}
     assert _parameters(model) == wanted
