@@ -16,7 +16,7 @@ from .data import (
     FiberInfiniteSampler,
     FiberSeededDataset,
 )
-from .hooks import FiberCheckpointHook
+from .hooks import FiberCheckpointHook, FiberEarlyStoppingHook
 from .loops import FiberEpochTrainLoop, FiberIterTrainLoop
 from .optim import FiberBf16OptimWrapper, FiberOptimWrapperConstructor
 from .runner import FiberRunner
@@ -28,6 +28,7 @@ __all__ = [
     'FiberAspectRatioBatchSampler',
     'FiberBf16OptimWrapper',
     'FiberCheckpointHook',
+    'FiberEarlyStoppingHook',
     'FiberEpochSampler',
     'FiberEpochTrainLoop',
     'FiberInfiniteSampler',

@@ -65,6 +65,13 @@ class FiberSeededDataset(Dataset):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # mmdet's PipelineSwitchHook sets `dataset.pipeline`.
+        if name == 'dataset':
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
+
 
 class _SeededSampler(Sampler):
     """Common to our samplers: the order of an epoch and the seed of a place in it."""

@@ -1,4 +1,4 @@
-"""The checkpoint hook."""
+"""Hooks that mmengine has in a form that a killed run does not survive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 
 from fiber_mm.registry import HOOKS
 
@@ -90,3 +90,27 @@ class FiberCheckpointHook(CheckpointHook):
     def _best_paths(self) -> list[str]:
         many = getattr(self, 'best_ckpt_path_dict', {}).values()
         return [str(path) for path in (getattr(self, 'best_ckpt_path', None), *many) if path]
+
+
+@HOOKS.register_module()
+class FiberEarlyStoppingHook(EarlyStoppingHook):
+    """mmengine's early stopping, which keeps counting over a resume.
+
+    Args:
+        **kwargs: those of mmengine's ``EarlyStoppingHook``.
+    """
+
+    # Before the checkpoint hook, which may write a checkpoint after a validation.
+    priority = 'LOW'
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Save the count."""
+        checkpoint['early_stopping'] = dict(
+            wait_count=self.wait_count, best_score=float(self.best_score)
+        )
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Take up the count of the interrupted run."""
+        if runner._resume and 'early_stopping' in checkpoint:
+            self.wait_count = checkpoint['early_stopping']['wait_count']
+            self.best_score = checkpoint['early_stopping']['best_score']

@@ -133,6 +133,36 @@ def test_finished_validation_is_not_repeated(tmp_path, monkeypatch):
     assert len(seen) == 4
 
 
+def test_early_stopping_keeps_counting(tmp_path, monkeypatch):
+    """Three validations without improvement stop the run, a resume among them or not."""
+    monkeypatch.setattr(toy.ToyMetric, 'compute_metrics', lambda *_: dict(error=1.0))
+
+    def run(name, **kwargs):
+        cfg = toy.config(tmp_path / name, validate=True, **kwargs)
+        stopping = dict(type='FiberEarlyStoppingHook', monitor='toy/error', rule='less',
+                        patience=3, min_delta=0.1)  # fmt: skip
+        cfg.custom_hooks.append(stopping)
+        cfg.experiment_name = f'{name}_{kwargs}'
+        runner = toy.FiberRunner.from_cfg(cfg)
+        runner.train()
+        return runner
+
+    assert run('whole', max_iters=40).iter == 16
+    train = toy.ToyModel.train_step
+    steps = []
+
+    def killed_at_step_10(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 10:
+            raise Killed
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(toy.ToyModel, 'train_step', killed_at_step_10)
+    with pytest.raises(Killed):
+        run('cut', max_iters=40)
+    assert run('cut', max_iters=40, resume=True).iter == 16
+
+
 def test_resume_auto_starts_anew_without_checkpoint(tmp_path):
     assert toy.train(tmp_path, resume=True, max_iters=4).iter == 4
 

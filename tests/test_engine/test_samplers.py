@@ -175,6 +175,8 @@ def test_seeded_dataset_is_the_dataset():
     assert dataset.metainfo == dict(name='toy')
     assert dataset.get_data_info(1)['width'] == 15
     assert pickle.loads(pickle.dumps(dataset)).size == 5
+    dataset.size = 3
+    assert dataset.dataset.size == len(dataset) == 3
     with pytest.raises(AttributeError, match='nothing'):
         dataset.nothing  # noqa: B018
 

@@ -12,8 +12,10 @@ import random
 import sys
 import time
 import traceback
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 import mmengine.runner.runner
 import numpy as np
@@ -246,6 +248,9 @@ def start(work_dir: str | Path, env: dict | None = None, **kwargs) -> BaseProces
     """
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([__name__])
+    # The server of Python before 3.13 does not search sys.path for what to import first.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()
     process = context.Process(target=_train_in_child, args=(str(work_dir), env or {}, kwargs))
     process.start()
     return process

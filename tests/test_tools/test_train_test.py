@@ -1,0 +1,231 @@
+"""tools/train.py and tools/test.py on the toy run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from test_engine import toy_training as toy
+
+from fiber_mm.engine import ConfigError
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+def tool(name: str):
+    spec = importlib.util.spec_from_file_location(f'tool_{name}', TOOLS / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _untuned(monkeypatch):
+    """The allocator setting cannot be taken back, so tests leave it alone."""
+    monkeypatch.setattr('fiber_mm.engine.tune_cpu_allocator', lambda: False)
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+
+
+def write_config(folder: Path, **changes) -> Path:
+    cfg = toy.config(folder / 'unused', validate=True, max_iters=4)
+    del cfg['work_dir'], cfg['resume'], cfg['launcher']
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.test_cfg = dict()
+    for key, value in changes.items():
+        cfg[key] = value
+    path = folder / 'toy_config.py'
+    cfg.dump(path)
+    return path
+
+
+def train(*args) -> None:
+    tool('train').main([str(arg) for arg in args])
+
+
+def evaluate(*args) -> dict:
+    return tool('test').main([str(arg) for arg in args])
+
+
+def test_train_then_test(tmp_path):
+    config, work = write_config(tmp_path), tmp_path / 'work'
+    train(config, '--work-dir', work, '--seed', 5)
+    checkpoint = work / 'iter_4.pth'
+    state = toy.last_state(work)
+    assert (state['meta']['iter'], state['meta']['seed']) == (4, 5)
+
+    out = tmp_path / 'predictions.pkl'
+    metrics = evaluate(config, checkpoint, '--work-dir', tmp_path / 'eval', '--out', out)
+    assert metrics.keys() == {'toy/error'}
+    with out.open('rb') as file:
+        assert len(pickle.load(file)) == 8
+    (numbers,) = [p for p in (tmp_path / 'eval').glob('*/*.json') if p.parent.name == p.stem]
+    assert json.loads(numbers.read_text()) == pytest.approx(metrics)
+
+
+def test_train_resumes(tmp_path, monkeypatch):
+    config = write_config(tmp_path)
+    train(config, '--work-dir', tmp_path / 'a', '--cfg-options', 'train_cfg.max_iters=8')
+    save = toy.FiberRunner.save_checkpoint
+
+    def stop(self, out_dir, filename, *args, **kwargs):
+        if filename == 'iter_8.pth':
+            raise KeyboardInterrupt
+        save(self, out_dir, filename, *args, **kwargs)
+
+    monkeypatch.setattr(toy.FiberRunner, 'save_checkpoint', stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, '--work-dir', tmp_path / 'b', '--cfg-options', 'train_cfg.max_iters=8')
+    monkeypatch.setattr(toy.FiberRunner, 'save_checkpoint', save)
+    train(config, '--work-dir', tmp_path / 'b', '--cfg-options', 'train_cfg.max_iters=8',
+          '--resume')  # fmt: skip
+    toy.assert_same_training(toy.last_state(tmp_path / 'b'), toy.last_state(tmp_path / 'a'))
+
+
+def load(name: str, *args) -> Config:
+    module = tool(name)
+    return module.load_config(module.parse_args([str(arg) for arg in args]))
+
+
+def test_options_reach_the_config(tmp_path, monkeypatch):
+    config = write_config(tmp_path)
+    cfg = load('train', config, '--resume', 'x.pth', '--amp')
+    assert (cfg.resume, cfg.load_from) == (True, 'x.pth')
+    assert cfg.work_dir == 'work_dirs/toy_config'
+    assert cfg.runner_type == 'FiberRunner'
+    wanted = 'AmpOptimWrapper' if torch.cuda.is_available() else 'FiberBf16OptimWrapper'
+    assert cfg.optim_wrapper.type == wanted
+    assert load('train', config, '--resume').load_from is None
+    scaled = write_config(tmp_path, auto_scale_lr=dict(base_batch_size=16))
+    assert load('train', scaled, '--auto-scale-lr').auto_scale_lr.enable
+
+
+def test_show_dir_turns_drawing_on(tmp_path):
+    hooks = dict(visualization=dict(type='DetVisualizationHook'))
+    cfg = load('test', write_config(tmp_path, default_hooks=hooks), 'c.pth', '--show-dir', 'shown')
+    assert cfg.default_hooks.visualization.draw
+    assert cfg.default_hooks.visualization.test_out_dir == 'shown'
+
+
+def test_augmentation_flips_and_packs(tmp_path):
+    cfg = Config(
+        dict(
+            model=dict(type='M'),
+            test_dataloader=dict(
+                dataset=dict(
+                    type='Wrapper',
+                    dataset=dict(
+                        pipeline=[
+                            dict(type='LoadImageFromFile'),
+                            dict(type='PackDetInputs', meta_keys=('text',)),
+                        ]
+                    ),
+                )
+            ),
+        )
+    )
+    tool('test').use_test_time_augmentation(cfg)
+    assert cfg.model.type == 'DetTTAModel'
+    assert cfg.model.module.type == 'M'
+    load_step, augment = cfg.test_dataloader.dataset.dataset.pipeline
+    assert load_step.type == 'LoadImageFromFile'
+    flips, (pack,) = augment.transforms
+    assert sorted(flip.prob for flip in flips) == [0, 1]
+    assert pack.meta_keys == ('text', 'flip', 'flip_direction')
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def exit_text(function, *args) -> str:
+    with pytest.raises(SystemExit) as info:
+        function(*args)
+    return str(info.value)
+
+
+def test_missing_config(tmp_path):
+    assert 'no config file nowhere.py' in exit_text(train, 'nowhere.py')
+    assert 'no config file nowhere.py' in exit_text(evaluate, 'nowhere.py', 'c.pth')
+
+
+def test_mistyped_top_level_key(tmp_path):
+    config = write_config(tmp_path, param_schedular=[])
+    cfg = Config.fromfile(config)
+    del cfg['param_scheduler']
+    cfg.dump(config)
+    assert "'param_schedular'; did you mean 'param_scheduler'" in exit_text(train, config)
+
+
+@pytest.mark.parametrize(
+    ('option', 'text'),
+    [
+        ('model.dropuot=0.1', "ToyModel got an unknown key 'dropuot'; did you mean 'dropout'"),
+        ('train_cfg.max_iter=3', "FiberIterTrainLoop got an unknown key 'max_iter'"),
+        ('train_dataloader.batch_sise=3', "DataLoader got an unknown key 'batch_sise'"),
+        ('train_dataloader.sampler.shufle=1', "'shufle'; did you mean 'shuffle'"),
+        ('optim_wrapper.optimizer.weight_decai=1', "AdamW got an unknown key 'weight_decai'"),
+    ],
+)
+def test_mistyped_nested_key(tmp_path, option, text):
+    config = write_config(tmp_path)
+    with pytest.raises(ConfigError, match=text.replace('(', r'\(')):
+        train(config, '--work-dir', tmp_path, '--cfg-options', option)
+
+
+def test_options_that_do_not_apply(tmp_path):
+    config = write_config(tmp_path)
+    assert 'base_batch_size' in exit_text(train, config, '--auto-scale-lr')
+    assert 'DetVisualizationHook' in exit_text(evaluate, config, 'c.pth', '--show-dir', 'x')
+
+
+def test_out_must_be_a_pickle(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(write_config(tmp_path), 'c.pth', '--out', 'p.json')
+    assert 'ends with .pkl, got p.json' in capsys.readouterr().err
+
+
+def test_bad_checkpoints(tmp_path):
+    config = write_config(tmp_path)
+    sign = tmp_path / 'code_ran'
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (sign,)
+
+    model = toy.ToyModel()
+    good = model.state_dict()
+    weight, bias = good['linear.weight'], good['linear.bias']
+    files = dict(
+        evil=dict(state_dict=good, extra=Evil()),
+        renamed=dict(state_dict={'linear.wight': weight, 'linear.bias': bias}),
+        partial=dict(state_dict={'linear.bias': bias}),
+    )
+    for name, content in files.items():
+        torch.save(content, tmp_path / f'{name}.pth')
+    (tmp_path / 'cut.pth').write_bytes((tmp_path / 'partial.pth').read_bytes()[:700])
+    work = ('--work-dir', tmp_path / 'work')
+    for name, text in (
+        ('evil', 'could run foreign code'),
+        ('renamed', '1 unknown: linear.wight; 1 missing: linear.weight'),
+        ('partial', '1 missing: linear.weight'),
+        ('cut', 'truncated'),
+        ('absent', 'there is no checkpoint'),
+    ):
+        message = exit_text(evaluate, config, tmp_path / f'{name}.pth', *work)
+        assert text in message
+        assert f'{name}.pth' in message
+    resumed = exit_text(train, config, *work, '--resume', tmp_path / 'evil.pth')
+    assert 'could run foreign code' in resumed
+    assert not sign.exists()
+
+
+def test_help_says_what_the_tools_do(capsys):
+    for name in ('train', 'test'):
+        with pytest.raises(SystemExit) as info:
+            tool(name).parse_args(['--help'])
+        assert info.value.code == 0
+        assert '--cfg-options' in capsys.readouterr().out
