@@ -70,7 +70,7 @@ NOUN_TOO = _words('square orange light male female round')
 NOUNS_ING = _words(
     'building ceiling wing ring king string swing thing clothing painting railing earring wedding '
     'evening morning awning spring sling icing frosting pudding dumpling duckling seedling siding '
-    'lighting parking landing stocking legging lightning crossing drawing marking covering opening'
+    'lighting parking landing stocking legging lightning crossing'
 )
 NOUNS_ED = _words('shed seed sled weed reed feed speed breed moped bobsled flatbed')
 NOUNS_LY = _words('butterfly dragonfly family jelly belly lily bully assembly ally')

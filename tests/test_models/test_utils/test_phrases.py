@@ -20,6 +20,8 @@ from fiber_mm.models.utils.phrases import find_noun_phrases
             ['A man', 'a blue shirt', 'a ladder', 'a window'],
         ),
         ('a smiling woman next to a can', ['a smiling woman', 'a can']),
+        ('a circle is partly covering a large blue shape .', ['a circle', 'a large blue shape']),
+        ('a star at the bottom right of the picture', ['a star', 'the picture']),
         ('the sky is blue', ['the sky']),
         ('the square above the orange', ['the square', 'the orange']),
         ('bicycle, dog, yellow traffic light', ['bicycle', 'dog', 'yellow traffic light']),
