@@ -30,8 +30,10 @@ test: install ## Run all tests; PYTEST_ARGS="-m 'not slow'" leaves out the slow 
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
 lint: install ## Check style
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
+	@status=0; \
+	$(PYTHON) -m ruff check . || status=$$?; \
+	$(PYTHON) -m ruff format --check . || status=$$?; \
+	exit $$status
 
 format: install ## Put the code into the project's format
 	$(PYTHON) -m ruff check --fix .
