@@ -1,10 +1,8 @@
 """Folders: same bytes whatever the way, never half written, never overwritten by accident."""
 
-import json
-import os
-import subprocess
-import sys
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -139,19 +137,33 @@ def test_contact_sheet(tmp_path):
     assert len({tuple(c) for c in sheet[::16, ::16].reshape(-1, 3).tolist()}) > 100
 
 
-@pytest.mark.slow
-def test_command(tmp_path):
-    root = Path(__file__).parents[2]
-    env = {**os.environ, 'PYTHONPATH': str(root)}
-    command = [sys.executable, str(root / 'tools' / 'make_shapes.py'), str(tmp_path / 'data')]
-    run = subprocess.run([*command, '--split', 'train=3,val=2', '--preview'], env=env,
-                         capture_output=True, text=True, check=False)  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert '5 images' in run.stdout
-    assert 'images/s' in run.stdout
+def load_tool() -> ModuleType:
+    """tools/make_shapes.py as a module; starting a process would import everything again."""
+    path = Path(__file__).parents[2] / 'tools' / 'make_shapes.py'
+    spec = importlib.util.spec_from_file_location('make_shapes', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_command(tmp_path, capsys):
+    main, out = load_tool().main, str(tmp_path / 'data')
+    assert main([out, '--split', 'train=3,val=2', '--preview', '--workers', '1']) == 0
+    printed = capsys.readouterr().out
+    assert '5 images' in printed
+    assert 'images/s' in printed
     assert (tmp_path / 'data' / 'preview.png').is_file()
-    run = subprocess.run([*command, '--images', '4'], env=env, capture_output=True, text=True,
-                         check=False)  # fmt: skip
-    assert run.returncode == 1
-    assert 'other settings' in run.stderr
-    assert json.loads((tmp_path / 'data' / 'meta.json').read_text())['splits']['train'] == 3
+    assert main([out, '--split', 'train=3,val=2']) == 0
+    assert 'complete already' in capsys.readouterr().out
+    assert main([out, '--images', '4']) == 1
+    assert 'other settings' in capsys.readouterr().err
+    assert read_meta(tmp_path / 'data')['splits'] == {'train': 3, 'val': 2}
+    assert main([out, '--images', '4', '--workers', '1', '--overwrite']) == 0
+    assert read_meta(tmp_path / 'data')['splits'] == {'train': 4, 'val': 1}
+
+
+@pytest.mark.parametrize('text', ['train', 'train=', 'train=-3', 'train=2,train=3'])
+def test_mistyped_splits_are_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        load_tool().parse_args(['out', '--split', text])
+    assert 'train' in capsys.readouterr().err
