@@ -1,12 +1,13 @@
 # The pre-training before RefCOCO: family "v3", GoldG also without the images of the RefCOCO
-# validation and test sets, 5,000 steps of warm-up.
+# validation and test sets (that file is made from the other by leaving them out), 5,000 steps of
+# warm-up.
 #
 #     torchrun --nnodes 4 --nproc_per_node 16 tools/train.py \
 #         configs/grounding/fiber_swin-b_pretrain_64xb1_800k_o365-goldg-flickr30k-refexpclean.py \
 #         --launcher pytorch --cfg-options load_from=INIT.pth
 _base_ = './fiber_swin-b_pretrain_64xb1_800k_o365-goldg-flickr30k.py'
 model = dict(backbone=dict(fusion=dict(norm_i2t_query=True)))
-mixed = dict(ann_file='mdetr_annotations/final_mixed_train_no_coco_refexpclean.json')
+mixed = dict(ann_file='final_mixed_train_no_coco_refexpclean.json')
 train_dataloader = dict(
     dataset=dict(
         datasets=[

@@ -91,6 +91,12 @@ def class_names(root: Path) -> tuple[list[str], list[str]]:
     return meta['seen'], meta['held_out']
 
 
+def caption_numbers(root: Path, split: str) -> list[int]:
+    """Positions, among the captions of a split, of the first caption of each image."""
+    images = _read(root, f'final_flickr_separateGT_{split}')['images']
+    return [i for i, image in enumerate(images) if image['sentence_id'] == 0]
+
+
 def _read(root: Path, name: str) -> dict:
     return json.loads((root / 'annotations' / f'{name}.json').read_text(encoding='utf-8'))
 

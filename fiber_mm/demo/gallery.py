@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from fiber_mm.apis import encode_image, ground
 from fiber_mm.datasets.transforms import read_image
+from fiber_mm.evaluation.functional.grounding import box_giou, box_iou
 from fiber_mm.report import coloured_phrases, figure
 from fiber_mm.visualization import DrawnBox, colours_of, draw_boxes
 from fiber_mm.visualization.palette import OKABE_ITO, WHITE
 
 from .annotations import LabelledImage
-from .scores import box_ious, match
+from .matching import match
 
 #: Least score of a box in the pictures of detections.
 SHOWN_SCORE = 0.3
@@ -100,7 +101,7 @@ def phrase_figures(model: nn.Module, images: Sequence[LabelledImage]) -> list[st
             if best is None:
                 continue
             truth = item.boxes[[i for i, own in enumerate(item.labels) if own == label]]
-            hit = bool(len(truth)) and box_ious(best[0][None], truth).max() >= FOUND_IOU
+            hit = bool(len(truth)) and box_iou(best[0][None], truth).max() >= FOUND_IOU
             hits += hit
             shown.append(DrawnBox(tuple(best[0]), '' if hit else '✗', colours[label]))
         image = _rgb(item)
@@ -139,7 +140,7 @@ def expression_figures(
             seen = item.path, encode_image(model, str(item.path))
         result = _found(ground(model, seen[1], item.text, tokens_positive=-1, score_thr=None))
         best = result[0] if result else None
-        iou = 0.0 if best is None else float(box_ious(best[0][None], item.boxes).max())
+        iou = -1.0 if best is None else float(box_giou(best[0][None], item.boxes).max())
         if len(first) < shown or (iou < FOUND_IOU and len(wrong) < failures):
             group = first if len(first) < shown else wrong
             group.append(_expression_figure(item, best, iou))
@@ -174,7 +175,7 @@ def _expression_figure(item: LabelledImage, best: tuple | None, iou: float) -> s
         colour = OKABE_ITO[2] if hit else OKABE_ITO[5]
         boxes.append(DrawnBox(tuple(best[0]), '' if hit else '✗', colour))
     tone, word = ('good', '✓') if hit else ('bad', '✗')
-    note = f'<span class={tone}>{word}</span> {escape(item.text)} <span class=soft>IoU {iou:.2f}</span>'
+    note = f'<span class={tone}>{word}</span> {escape(item.text)} <span class=soft>GIoU {iou:.2f}</span>'
     return figure(draw_boxes(_rgb(item), boxes), note, item.text)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 #: The config that the demo trains; everything else about the training is in it.
-CONFIG = 'fiber_nano_8xb4_demo_shapes'
+CONFIG = 'fiber_nano_1xb8_demo_shapes'
 WORK_DIR = Path('work_dirs/demo')
 
 #: Scores to reach, by their names in metrics.json, and what to call them.

@@ -19,14 +19,12 @@ from fiber_mm.engine.config import check_config
 from fiber_mm.registry import RUNNERS
 from fiber_mm.shapes.generate import generate_shapes
 
-from .annotations import class_names
+from .evaluation import evaluate
 from .report import write_report
-from .scores import average_precision
 from .settings import DemoSettings, StepRecord
 
 #: Data where the config says nothing.
 DATA = dict(splits=dict(train=4000, val=500), seed=0, image_size=256)
-SPLIT = 'val'
 
 
 def run_demo(settings: DemoSettings) -> dict[str, Any]:
@@ -118,42 +116,6 @@ def train(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
         parameters=parameters,
         seed=runner.seed,
     )
-
-
-def evaluate(settings: DemoSettings) -> dict[str, Any]:
-    """Evaluate on the validation images: detection, phrases, referring expressions."""
-    cfg = Config.fromfile(str(settings.model_config))
-    root = Path(cfg.data_root)
-    out: dict[str, Any] = {}
-    prefix = settings.work_dir / 'evaluate' / 'detection'
-    scores = {}
-    for name, part in evaluation_configs(cfg, settings, prefix).items():
-        _log(f'evaluating {name}')
-        scores[name] = RUNNERS.build(part).test()
-    seen, held_out = class_names(root)
-    out.update(
-        average_precision(
-            root / 'annotations' / f'instances_{SPLIT}.json',
-            f'{prefix}.bbox.json',
-            dict(seen=seen, unseen=held_out, all=[*seen, *held_out]),
-        )
-    )
-    out['refexp_accuracy'] = pick_score(scores['expressions'], 'refcoco_precision@1')
-    out['phrase_recall_at_1'] = pick_score(scores['phrases'], 'R@1', 'recall@1')
-    out['all_scores'] = scores
-    return out
-
-
-def pick_score(scores: dict[str, float], *endings: str) -> float:
-    """The score whose name ends so, whatever its prefix.
-
-    Raises:
-        KeyError: If there is none; lists the names.
-    """
-    for name, value in scores.items():
-        if name.endswith(endings):
-            return float(value)
-    raise KeyError(f'no score that ends with {endings} among {sorted(scores)}')
 
 
 def _step(record: StepRecord, name: str, action: Callable[[], dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 # Flickr30k Entities: the phrases of captions, ground truth "separate" (any box of the phrase).
 _base_ = './fiber_pipelines.py'
-data_root = 'data/flickr30k/'
+data_root = 'data/flickr30k_entities/'
 
 val_dataloader = dict(
     batch_size=1,

@@ -23,22 +23,22 @@ o365_pipeline = [
 ]
 objects365 = dict(
     type='FiberODVGDataset',
-    data_root='data/objects365/',
-    ann_file='annotations/o365v1_train_od.json',
-    label_map_file='annotations/o365v1_label_map.json',
+    data_root='data/objects365v1/',
+    ann_file='o365v1_train_odvg.json',
+    label_map_file='o365v1_label_map.json',
     data_prefix=dict(img='train/'),
     pipeline=o365_pipeline,
 )
 mixed = dict(
     type='FiberMDETRDataset',
     data_root='data/gqa/',
-    ann_file='mdetr_annotations/final_mixed_train_no_coco.json',
+    ann_file='final_mixed_train_no_coco.json',
     data_prefix=dict(img='images/'),
     pipeline=_base_.caption_pipeline,
 )
 flickr30k = dict(
     type='FiberMDETRDataset',
-    data_root='data/flickr30k/',
+    data_root='data/flickr30k_entities/',
     ann_file='final_flickr_separateGT_train.json',
     data_prefix=dict(img='flickr30k_images/'),
     pipeline=_base_.caption_pipeline,

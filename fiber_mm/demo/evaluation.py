@@ -1,0 +1,103 @@
+"""The three evaluations of the demo, as configs for the runner."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from fiber_mm.registry import RUNNERS
+
+from .annotations import caption_numbers, class_names
+from .settings import DemoSettings
+
+SPLIT = 'val'
+
+
+def evaluate(settings: DemoSettings) -> dict[str, Any]:
+    """Evaluate the trained model on the validation images.
+
+    Args:
+        settings: Of the demo.
+
+    Returns:
+        Scores as fractions: those of the targets, some more, and ``all_scores``.
+    """
+    cfg = Config.fromfile(str(settings.model_config))
+    scores: dict[str, float] = {}
+    for part in evaluation_configs(cfg, settings).values():
+        scores.update(RUNNERS.build(part).test())
+    return dict(
+        ap50_seen=scores['coco/seen_mAP_50'],
+        ap50_unseen=scores['coco/unseen_mAP_50'],
+        refexp_accuracy=scores['refexp/precision@1'],
+        phrase_recall_at_1=scores['flickr30k/R@1'],
+        phrase_recall_at_5=scores['flickr30k/R@5'],
+        ap50_all=scores['coco/bbox_mAP_50'],
+        ap_seen=scores['coco/seen_mAP'],
+        ap_unseen=scores['coco/unseen_mAP'],
+        all_scores={name: float(value) for name, value in scores.items()},
+    )
+
+
+def evaluation_configs(cfg: Config, settings: DemoSettings) -> dict[str, Config]:
+    """Configs that test detection, phrases and expressions on the images of a split.
+
+    Args:
+        cfg: The training's config; its test loader gives batch size and image pipeline.
+        settings: Of the demo.
+    """
+    root = Path(cfg.data_root)
+    seen, held_out = class_names(root)
+    images = dict(data_root=str(root), data_prefix=dict(img=f'{SPLIT}/'), test_mode=True)
+    instances = f'annotations/instances_{SPLIT}.json'
+    captions = f'annotations/final_flickr_separateGT_{SPLIT}.json'
+    tasks = dict(
+        detection=(
+            dict(type='FiberCocoDataset', ann_file=instances, **images),
+            dict(
+                type='FiberCocoMetric',
+                ann_file=str(root / instances),
+                subsets=dict(seen=seen, unseen=held_out),
+            ),
+        ),
+        phrases=(
+            dict(
+                type='FiberMDETRDataset',
+                ann_file=captions,
+                # Of every image one caption of its five.
+                indices=caption_numbers(root, SPLIT),
+                **images,
+            ),
+            dict(type='FiberFlickr30kMetric'),
+        ),
+        expressions=(
+            dict(
+                type='FiberMDETRDataset',
+                ann_file=f'annotations/finetune_refcoco_{SPLIT}.json',
+                **images,
+            ),
+            dict(type='FiberRefExpMetric'),
+        ),
+    )
+    loader = cfg.test_dataloader
+    dataset = loader.dataset
+    while 'pipeline' not in dataset:
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    out = {}
+    for name, (data, metric) in tasks.items():
+        part = copy.deepcopy(cfg)
+        for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
+                    'val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks'):  # fmt: skip
+            part.pop(key, None)
+        part.work_dir = str(settings.work_dir / 'evaluate' / name)
+        part.load_from = str(settings.checkpoint)
+        part.test_dataloader.dataset = dict(pipeline=dataset.pipeline, **data)
+        part.test_evaluator = metric
+        part.test_cfg = dict(type='TestLoop')
+        if name == 'expressions':
+            part.model.test_cfg.score_thr = 0.0  # an answer is always wanted
+        out[name] = part
+    return out

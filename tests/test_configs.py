@@ -1,0 +1,154 @@
+"""Every config parses and builds without network; the released ones take a training step."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS, init_default_scope
+from shapes_fixture import shapes_root  # noqa: F401
+
+from fiber_mm.config_lookup import config_names, get_config
+from fiber_mm.engine import ConfigError, check_config
+from fiber_mm.registry import MODELS
+
+CONFIGS = config_names()
+#: Annotation files of Shapes that stand for those of the benchmarks, by data set class.
+SHAPES_FILES = {
+    'FiberCocoDataset': 'annotations/instances_{}.json',
+    'FiberLVISDataset': 'annotations/lvis_v1_{}.json',
+    'FiberODVGDataset': 'annotations/{}_od.jsonl',
+}
+
+
+def nodes(value):
+    """All dictionaries of a config."""
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from nodes(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from nodes(item)
+
+
+def trains(name: str) -> bool:
+    return get_config(name).get('train_cfg') is not None
+
+
+def shapes_file(data: dict) -> str:
+    if data['type'] != 'FiberMDETRDataset':
+        return SHAPES_FILES[data['type']]
+    if 'refcoco' in data['ann_file']:
+        return 'annotations/finetune_refcoco_{}.json'
+    return 'annotations/final_flickr_separateGT_{}.json'
+
+
+def on_shapes(cfg: Config, root, split: str, vocab_size: int) -> Config:
+    """The config with Shapes in the place of its data, small images, small vocabulary."""
+    cfg = copy.deepcopy(cfg)
+    for node in nodes(cfg._cfg_dict):
+        if 'tokenizer' in node:
+            node['tokenizer'] = str(root / 'tokenizer')
+        kind = str(node.get('type', ''))
+        if kind == 'FiberResize':
+            node.update(short=96, max_long=96)
+        if kind == 'FiberMDETRDataset' or kind in SHAPES_FILES:
+            node.update(data_root=str(root), ann_file=shapes_file(node).format(split))
+            # The names of LVIS begin with the folder of the split.
+            lvis = kind == 'FiberLVISDataset'
+            node['data_prefix'] = {'img': '' if lvis else f'{split}/'}
+        if kind == 'FiberODVGDataset':
+            node['label_map_file'] = 'annotations/label_map.json'
+        if 'num_workers' in node:
+            node.update(num_workers=0, persistent_workers=False)
+        if 'Metric' in kind and 'ann_file' in node:
+            name = 'lvis_v1' if 'LVIS' in kind else 'instances'
+            node['ann_file'] = str(root / f'annotations/{name}_{split}.json')
+    cfg.model.backbone.setdefault('roberta', ConfigDict())
+    cfg.model.backbone.roberta.vocab_size = vocab_size
+    return cfg
+
+
+def vocabulary(root) -> int:
+    from transformers import AutoTokenizer
+
+    return len(AutoTokenizer.from_pretrained(str(root / 'tokenizer')))
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_parses_and_has_no_mistyped_key(name):
+    cfg = get_config(name)
+    check_config(cfg._cfg_dict)
+    assert cfg.default_scope in ('mmdet', 'mmpretrain')
+    assert 'fiber_mm' in cfg.custom_imports.imports
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_model_builds_without_network(name):
+    cfg = get_config(name)
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):  # names and shapes, no memory
+        model = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in model.parameters()) > 1e5
+    if name.startswith('grounding/fiber_swin-b'):
+        encoder = model.backbone.encoder.cfg
+        assert encoder.swin.depths == (2, 2, 18, 2)
+        assert encoder.roberta.num_layers == 12
+        assert encoder.fusion.num_blocks == 6
+        # Families: v3 before and for referring expressions, v2 for all else.
+        assert encoder.fusion.norm_i2t_query == ('refcoco' in name or 'refexp' in name)
+
+
+def test_mistyped_keys_are_named():
+    cfg = get_config('fiber_swin-b_zeroshot_coco')
+    cfg._cfg_dict['test_evaluatr'] = {}
+    del cfg._cfg_dict['test_evaluator']
+    with pytest.raises(ConfigError, match='test_evaluatr.*test_evaluator'):
+        check_config(cfg._cfg_dict)
+    cfg = get_config('fiber_swin-b_zeroshot_coco')
+    cfg.model.backbone.swin.windw_size = 12
+    init_default_scope('mmdet')
+    with torch.device('meta'), pytest.raises(TypeError, match='windw_size.*window_size'):
+        MODELS.build(cfg.model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [n for n in CONFIGS if 'swin-b' in n and trains(n)])
+def test_released_training_takes_a_step(name, shapes_root, tmp_path):  # noqa: F811
+    cfg = on_shapes(get_config(name), shapes_root, 'train', vocabulary(shapes_root))
+    cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
+    cfg.train_dataloader.batch_size = 1
+    cfg.train_cfg.max_iters = 1
+    cfg.optim_wrapper.type = 'OptimWrapper'  # AmpOptimWrapper needs a GPU
+    cfg.optim_wrapper.pop('loss_scale')
+    cfg.default_hooks.checkpoint = None  # two gigabytes
+    cfg.custom_hooks = []  # a second copy of all weights
+    for key in ('val', 'test'):
+        for part in ('dataloader', 'evaluator', 'cfg'):
+            cfg.pop(f'{key}_{part}', None)
+    # No warm-up: the first step shall move the weights.
+    cfg.param_scheduler = []
+    runner = RUNNERS.build(cfg)
+    watched = {
+        'stage 0': 'backbone.encoder.image.layers.0.blocks.0.attn.qkv.weight',
+        'stage 3': 'backbone.encoder.image.layers.3.blocks.1.attn.qkv.weight',
+        'text': 'backbone.encoder.text.encoder.layer.0.attention.self.query.weight',
+        'head': 'bbox_head.bbox_pred.weight',
+    }
+    before = {key: runner.model.get_parameter(path).clone() for key, path in watched.items()}
+    runner.train()
+    assert runner.iter == 1
+    loss = runner.message_hub.get_scalar('train/loss').current()
+    assert loss == loss
+    assert 0 < loss < 1e3
+    changed = {
+        key: not torch.equal(before[key], runner.model.get_parameter(path))
+        for key, path in watched.items()
+    }
+    assert changed == {
+        'stage 0': 'pretrain' not in name,
+        'stage 3': True,
+        'text': True,
+        'head': True,
+    }
