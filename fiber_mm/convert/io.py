@@ -170,7 +170,8 @@ def _reason(err: Exception) -> str:
     """The one telling sentence of torch's page-long messages."""
     text = str(err).split('WeightsUnpickler error: ')[-1]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else type(err).__name__
+    lines = [line for line in lines if not line.startswith('Weights only load failed')] or lines
+    return lines[0].split('. Please use')[0] if lines else type(err).__name__
 
 
 def read_safetensors(path: os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -206,9 +207,7 @@ def read_checkpoint(path: os.PathLike, map_location: Any = None) -> dict[str, An
         'state_dict': {k: v for k, v in tensors.items() if not k.startswith(UNUSED_PREFIX)},
         'meta': json.loads(metadata.get(_META_KEY, '{}')),
     }
-    unused = {
-        k[len(UNUSED_PREFIX) :]: v for k, v in tensors.items() if k.startswith(UNUSED_PREFIX)
-    }
+    unused = {k[len(UNUSED_PREFIX) :]: v for k, v in tensors.items() if k.startswith(UNUSED_PREFIX)}
     return checkpoint | ({UNUSED: unused} if unused else {})
 
 
