@@ -1,7 +1,7 @@
 """Operations of the detector, counted by formula: a multiplication and an addition are two.
 
 Matrix products and convolutions only; norms, activations, softmax and interpolation are not
-counted. Windows are counted with their padding, since that is what the model computes.
+counted, padding of windows only where attention works on it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def swin_block(cfg: SwinCfg, stage: int, size: tuple[int, int]) -> int:
     dim, window = cfg.width(stage), cfg.window_size
     tokens = size[0] * size[1]
     padded = ceil_div(size[0], window) * ceil_div(size[1], window) * window**2
-    attention = 2 * padded * dim * (4 * dim + 2 * window**2)
+    attention = 8 * tokens * dim**2 + 4 * padded * dim * window**2
     return attention + 4 * tokens * dim * int(dim * cfg.mlp_ratio)
 
 

@@ -87,7 +87,7 @@ class FiberEncoder(nn.Module):
         x = self._run(self.image.patch_embed, image)
         maps: list[Tensor] = []
         for stage, block in self.plan.alone:
-            x = self._run(self.image.layers[stage].blocks[block], x, self.image.masks)
+            x = self._run(self.image.layers[stage].blocks[block], x, self.image.plans)
             x = self._next_stage(x, stage, block, maps)
         return ImageTrunk(x, tuple(maps))
 
@@ -130,7 +130,7 @@ class FiberEncoder(nn.Module):
             last = pair is self.plan.pairs[-1]
             block = self.image.layers[pair.stage].blocks[pair.block]
             layer = self.text.encoder.layer[pair.layer]
-            fused = self._run(block, x, self.image.masks, t, bias)
+            fused = self._run(block, x, self.image.plans, t, bias)
             memory = layer.crossattention_t2i.self.memory(x.flatten(1, 2))
             norm = self.cfg.fusion.fused_text_norm or not last
             t = self._run(layer, t, bias, memory, last_norm=norm)
@@ -142,7 +142,7 @@ class FiberEncoder(nn.Module):
         x = trunk.tokens
         maps = list(trunk.stage_maps)
         for pair in self.plan.pairs:
-            x = self._run(self.image.layers[pair.stage].blocks[pair.block], x, self.image.masks)
+            x = self._run(self.image.layers[pair.stage].blocks[pair.block], x, self.image.plans)
             x = self._next_stage(x, pair.stage, pair.block, maps)
         if self.image.norm is not None:
             x = self.image.norm(x)

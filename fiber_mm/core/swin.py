@@ -15,6 +15,10 @@ from fiber_mm.core import window
 from fiber_mm.core.config import SwinCfg
 from fiber_mm.core.linear import Linear
 
+# Tokens that pass an MLP at once on a CPU: the hidden layer stays in its cache, and the products
+# are still large enough to run at full rate (see SwinBlock.feed_forward).
+PIECE = 2048
+
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth: drops whole samples of ``x`` (B, ...) and rescales the others."""
@@ -49,28 +53,29 @@ class WindowAttention(nn.Module):
         rows = self.relative_position_bias_table.index_select(0, self.relative_position_index)
         return rows.t().reshape(self.heads, self.size**2, self.size**2)
 
-    def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, plan: window.WindowPlan) -> Tensor:
         """Attends within each window.
 
+        Padding is zero where it meets the projection, so its query, key and value are that
+        layer's bias: both projections run on the map alone.
+
         Args:
-            windows: (B * W, N, C), the W windows of each image in a row, N = size**2.
-            mask: (W, N, N) additive shift mask, or None.
-        Returns: (B * W, N, C).
+            x: (B, H, W, C).
+            plan: Windows of that map.
+        Returns: (B, H, W, C).
         """
-        qkv = self.qkv(windows).unflatten(-1, (3, self.heads, -1))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B * W, heads, N, d), views
-        bias = self.bias().to(query.dtype)[None]
-        if mask is not None:
-            bias = bias + mask.to(query.dtype)[:, None]  # (W, heads, N, N)
-            count = len(mask)
-            if len(windows) > count and bias.requires_grad and windows.device.type == 'cpu':
-                # The CPU's fused kernel has no gradient for the bias, so nothing is lost by
-                # a fifth dimension, and the bias is broadcast instead of copied.
-                query, key, value = (t.unflatten(0, (-1, count)) for t in (query, key, value))
-            elif len(windows) > count:
-                bias = bias.repeat(len(windows) // count, 1, 1, 1)
-        out = F.scaled_dot_product_attention(query, key, value, bias)
-        return self.proj(out.transpose(-3, -2).reshape(windows.shape))
+        qkv = self.qkv(x).flatten(0, 2)
+        qkv = window.to_windows(qkv, self.qkv.bias.to(qkv.dtype), plan)
+        qkv = qkv.view(-1, self.size**2, 3, self.heads, x.shape[-1] // self.heads)
+        bias = self.bias().to(qkv.dtype)[None]
+        parts = []
+        for part, (_, mask) in zip(qkv.split([n for n, _ in plan.groups]), plan.groups):
+            query, key, value = part.permute(2, 0, 3, 1, 4)  # each (W, heads, N, d), views
+            shown = bias if mask is None else bias + mask.to(bias.dtype)
+            out = F.scaled_dot_product_attention(query, key, value, shown)
+            parts.append(out.transpose(1, 2).reshape(-1, x.shape[-1]))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self.proj(window.from_windows(out, plan)).view(x.shape)
 
 
 class Mlp(nn.Module):
@@ -115,30 +120,21 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(dim, hidden)
 
     def shift_for(self, height: int, width: int) -> int:
-        """Shift used on a (padded) map of this size."""
+        """Shift used on a map of this size."""
         if not self.shift_single_window and min(height, width) <= self.attn.size:
             return 0
         return self.shift
 
-    def window_attention(self, x: Tensor, masks: ShiftMasks) -> Tensor:
+    def window_attention(self, x: Tensor, plans: WindowPlans) -> Tensor:
         """norm1, then attention in (shifted) windows: (B, H, W, C) -> (B, H, W, C)."""
-        height, width = x.shape[1:3]
-        size = self.attn.size
-        x = window.pad_to_multiple(self.norm1(x), size)
-        padded = x.shape[1:3]
-        shift = self.shift_for(*padded)
-        mask = masks(*padded, size, shift, x.device) if shift else None
-        if shift:
-            x = x.roll((-shift, -shift), (1, 2))
-        x = window.reverse(self.attn(window.partition(x, size), mask), size, *padded)
-        if shift:
-            x = x.roll((shift, shift), (1, 2))
-        return x[:, :height, :width]
+        shape = x.shape[:3]
+        plan = plans(*shape, self.attn.size, self.shift_for(*shape[1:]), x.device)
+        return self.attn(self.norm1(x), plan)
 
     def forward(
         self,
         x: Tensor,
-        masks: ShiftMasks,
+        plans: WindowPlans,
         text: Tensor | None = None,
         text_bias: Tensor | None = None,
     ) -> Tensor:
@@ -146,40 +142,58 @@ class SwinBlock(nn.Module):
 
         Args:
             x: (B, H, W, C).
-            masks: Where shift masks are made and kept.
+            plans: Where the plans of windows are made and kept.
             text: (B, T, D) tokens to attend to, only for blocks with a fused attention;
                 None leaves the gate shut.
             text_bias: (B, 1, 1, T) additive mask of the text.
         Returns: (B, H, W, C).
         """
-        attended = self.window_attention(x, masks)
+        attended = self.window_attention(x, plans)
         if text is not None:
             attended = self.attn.fuse(attended, text, text_bias)
-        x = x + drop_path(attended, self.drop_path_rate, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
+        return self.feed_forward(x + drop_path(attended, self.drop_path_rate, self.training))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """norm2, MLP and residual: (B, H, W, C) -> (B, H, W, C).
+
+        Where nothing is kept for a backward, a CPU does it in pieces that stay in its cache.
+        """
+        weight = self.mlp.fc1.weight
+        keeps = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        if keeps or self.training or x.device.type != 'cpu':
+            return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        count = max(1, x.shape[:3].numel() // PIECE)
+        pieces, rooms = (t.flatten(0, 2).tensor_split(count) for t in (x, out))
+        for piece, room in zip(pieces, rooms):
+            torch.add(piece, self.mlp(self.norm2(piece)), out=room)
+        return out
 
 
-class ShiftMasks:
-    """Shift masks by map size, made once and kept outside of the state dict."""
+class WindowPlans:
+    """Plans of windows by map size, made once and kept outside of the state dict."""
 
     def __init__(self, capacity: int = 32) -> None:
         self.capacity, self.made = capacity, {}
 
-    def __call__(self, height: int, width: int, size: int, shift: int, device) -> Tensor:
-        """See :func:`fiber_mm.core.window.shift_mask`."""
-        key = (height, width, size, shift, device)
+    def __call__(
+        self, batch: int, height: int, width: int, size: int, shift: int, device: torch.device
+    ) -> window.WindowPlan:
+        """See :func:`fiber_mm.core.window.plan_windows`."""
+        key = (batch, height, width, size, shift, device)
         if key not in self.made:
             while len(self.made) >= self.capacity:  # oldest first
                 self.made.pop(next(iter(self.made)))
             with torch.inference_mode(False):
-                self.made[key] = window.shift_mask(*key)
+                self.made[key] = window.plan_windows(*key)
         return self.made[key]
 
-    def __deepcopy__(self, memo) -> ShiftMasks:
-        return ShiftMasks(self.capacity)
+    def __deepcopy__(self, memo) -> WindowPlans:
+        return WindowPlans(self.capacity)
 
     def __reduce__(self):
-        return ShiftMasks, (self.capacity,)
+        return WindowPlans, (self.capacity,)
 
 
 class PatchEmbed(nn.Module):
@@ -235,7 +249,7 @@ class SwinTransformer(nn.Module):
     def __init__(self, cfg: SwinCfg, make_attention) -> None:
         super().__init__()
         self.cfg = cfg
-        self.masks = ShiftMasks()
+        self.plans = WindowPlans()
         self.patch_embed = PatchEmbed(cfg.patch_size, cfg.in_channels, cfg.embed_dim)
         total = sum(cfg.depths)
         rates = iter([cfg.drop_path_rate * i / max(total - 1, 1) for i in range(total)])

@@ -1,12 +1,19 @@
-"""Windows of the Swin Transformer as free functions; token maps are (B, H, W, C)."""
+"""Windows of the Swin Transformer as free functions; token maps are (B, H, W, C).
+
+The original pads, rolls and cuts the map in turn, and masks every window of a shifted block. A
+:class:`WindowPlan` does all of it in one pass over the rows, and groups the windows by their
+mask, so that the mask is added to the bias once for each of at most four groups.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -59,6 +66,104 @@ def shift_mask(height: int, width: int, size: int, shift: int, device: torch.dev
     windows = partition(regions[None, :, :, None], size).squeeze(-1)
     differs = windows[:, None, :] != windows[:, :, None]
     return differs.to(torch.float32) * -100.0
+
+
+class WindowPlan(NamedTuple):
+    """Where the tokens of a batch of maps lie among those of their (shifted) windows.
+
+    Attributes:
+        index: (M,) row of the flat (B * H * W) map for each token of each window; 0 at padding.
+        place: (B * H * W,) token of the windows for each row of the map.
+        padding: (P,) tokens of the windows that are padding.
+        groups: Windows in order: how many share the additive (N, N) mask that follows, None
+            where nothing is masked; N = size**2.
+    """
+
+    index: Tensor
+    place: Tensor
+    padding: Tensor
+    groups: tuple[tuple[int, Tensor | None], ...]
+
+
+def plan_windows(
+    batch: int, height: int, width: int, size: int, shift: int, device: torch.device
+) -> WindowPlan:
+    """Plan of a map that is padded at the right and bottom, rolled by ``shift``, and cut.
+
+    Args:
+        batch, height, width: Of the map, in tokens.
+        size: Side of a window.
+        shift: Tokens by which the map is rolled up and left, 0 <= shift < size.
+        device: Where to make it; nothing waits for the device.
+    """
+    down, across = (math.ceil(side / size) for side in (height, width))
+    rows = (torch.arange(down * size, device=device) + shift) % (down * size)
+    cols = (torch.arange(across * size, device=device) + shift) % (across * size)
+    outside = height * width * batch  # sorts behind every token
+    first = torch.arange(batch, device=device).view(-1, 1, 1) * (height * width)
+    token = first + rows[:, None] * width + cols
+    token = token.where((rows[:, None] < height) & (cols < width), outside)
+    token = partition(token[..., None], size).view(batch, down, across, size * size)
+
+    tail = torch.arange(size, device=device) >= size - shift  # rolled in from the other side
+    parts, groups = [], []
+    edges = ((slice(0, -1), False), (slice(-1, None), True)) if shift else ((slice(None), False),)
+    for below, bottom in edges:
+        for beside, right in edges:
+            part = token[:, below, beside]
+            if not part.numel():
+                continue
+            region = (tail & bottom)[:, None] * 2 + (tail & right)
+            region = region.flatten()
+            mask = (region[:, None] != region).float() * -100.0 if bottom or right else None
+            parts.append(part.flatten())
+            groups.append((part.shape[:3].numel(), mask))
+    index = torch.cat(parts)
+    order = index.argsort(stable=True)
+    return WindowPlan(
+        index.where(index < outside, 0), order[:outside], order[outside:], tuple(groups)
+    )
+
+
+class _Rearrange(torch.autograd.Function):
+    """Rows of a map to those of its windows or back; each is the other's derivative."""
+
+    @staticmethod
+    def forward(ctx, x, fill, plan, back):
+        ctx.plan, ctx.back = plan, back
+        if back:
+            return x.index_select(0, plan.place)
+        out = x.index_select(0, plan.index)
+        if len(plan.padding):
+            out.index_copy_(0, plan.padding, fill.expand(len(plan.padding), -1))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        plan = ctx.plan
+        if ctx.back:
+            grad_x = grad.index_select(0, plan.index)
+            return grad_x.index_fill_(0, plan.padding, 0), None, None, None
+        grad_fill = grad.index_select(0, plan.padding).sum(0)
+        return grad.index_select(0, plan.place), grad_fill, None, None
+
+
+def to_windows(x: Tensor, fill: Tensor, plan: WindowPlan) -> Tensor:
+    """Flat rows of a map to those of its windows.
+
+    Args:
+        x: (B * H * W, C).
+        fill: (C,) of the padding.
+        plan: Of that map.
+    Returns: (M, C), the tokens of each window in a row.
+    """
+    return _Rearrange.apply(x, fill, plan, False)
+
+
+def from_windows(x: Tensor, plan: WindowPlan) -> Tensor:
+    """Undoes :func:`to_windows`, less the padding: (M, C) -> (B * H * W, C)."""
+    return _Rearrange.apply(x, None, plan, True)
 
 
 def resize_bias_table(table: Tensor, window_size: int) -> Tensor:

@@ -99,7 +99,7 @@ def test_each_side_reads_the_other_before_its_update(family):
     image, text = encoder.image_trunk(images), encoder.text_trunk(ids, mask)
     block, layer = encoder.image.layers[-1].blocks[-1], encoder.text.encoder.layer[-1]
     bias = torch.where(mask, 0.0, -1e4)[:, None, None]
-    attended = block.window_attention(image.tokens, encoder.image.masks)
+    attended = block.window_attention(image.tokens, encoder.image.plans)
     x = image.tokens + block.attn.fuse(attended, text.tokens, bias)
     x = x + block.mlp(block.norm2(x))
     memory = layer.crossattention_t2i.self.memory(image.tokens.flatten(1, 2))

@@ -2,19 +2,21 @@
 
 import copy
 import pickle
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fiber_mm.core import SwinCfg, window
+from fiber_mm.core import swin as swin_module
 from fiber_mm.core.swin import (
     PatchEmbed,
     PatchMerging,
-    ShiftMasks,
     SwinBlock,
     SwinTransformer,
     WindowAttention,
+    WindowPlans,
     drop_path,
 )
 
@@ -66,26 +68,29 @@ def make_block(shift, size=3, dim=8, single=True) -> SwinBlock:
     return block
 
 
+@pytest.mark.parametrize('shift', [0, 1])
+@pytest.mark.parametrize('size', [(6, 9), (5, 7), (3, 3), (2, 2), (1, 4), (3, 10)])
 @pytest.mark.parametrize('grad', [False, True])
-@pytest.mark.parametrize('masked', [False, True])
-def test_window_attention(masked, grad):
+def test_block_at_any_map_size(size, shift, grad):
     torch.manual_seed(0)
-    attn = WindowAttention(8, 3, 2)
-    randomize(attn)
-    windows = torch.randn(2 * 6, 9, 8)
-    mask = window.shift_mask(6, 9, 3, 1, windows.device) if masked else None
+    block, x = make_block(shift).eval(), torch.randn(2, *size, 8)
     with torch.set_grad_enabled(grad):
-        out = attn(windows, mask)
-    torch.testing.assert_close(out, written_out_attention(attn, windows, mask))
+        out = block(x, WindowPlans())
+    torch.testing.assert_close(out, written_out_block(block, x, shift))
     assert out.requires_grad == grad
 
 
-@pytest.mark.parametrize('shift', [0, 1])
-@pytest.mark.parametrize('size', [(6, 9), (5, 7), (3, 3), (2, 2), (1, 4), (3, 10)])
-def test_block_at_any_map_size(size, shift):
+def test_the_mlp_in_pieces(monkeypatch):
     torch.manual_seed(0)
-    block, x = make_block(shift), torch.randn(2, *size, 8)
-    torch.testing.assert_close(block(x, ShiftMasks()), written_out_block(block, x, shift))
+    block, x = make_block(0).eval(), torch.randn(2, 5, 7, 8)
+    wanted = block.feed_forward(x)
+    monkeypatch.setattr(swin_module, 'PIECE', 8)
+    with torch.no_grad(), mock.patch.object(block.mlp, 'forward', wraps=block.mlp.forward) as mlp:
+        out = block.feed_forward(x)
+        assert [len(call.args[0]) for call in mlp.call_args_list] == [9] * 6 + [8] * 2
+        turned = block.feed_forward(x.transpose(1, 2))
+    torch.testing.assert_close(out, wanted)
+    torch.testing.assert_close(turned, wanted.transpose(1, 2))
 
 
 def test_block_gradients():
@@ -93,7 +98,7 @@ def test_block_gradients():
     block = make_block(1).double()
     x = torch.randn(2, 5, 7, 8, dtype=torch.float64, requires_grad=True)
     inputs = (x, *block.parameters())
-    out, wanted = block(x, ShiftMasks()), written_out_block(block, x, 1)
+    out, wanted = block(x, WindowPlans()), written_out_block(block, x, 1)
     grad = torch.randn_like(out)
     for seen, want in zip(
         torch.autograd.grad(out, inputs, grad), torch.autograd.grad(wanted, inputs, grad)
@@ -115,10 +120,10 @@ def test_a_single_window_is_shifted_or_not_by_the_setting():
     x = torch.randn(1, 3, 3, 8)
     for single, shift in ((True, 1), (False, 0)):
         block = make_block(1, single=single)
-        torch.testing.assert_close(block(x, ShiftMasks()), written_out_block(block, x, shift))
-    plain = make_block(0)(x, ShiftMasks())
-    assert torch.equal(make_block(1, single=False)(x, ShiftMasks()), plain)
-    assert not torch.allclose(make_block(1, single=True)(x, ShiftMasks()), plain)
+        torch.testing.assert_close(block(x, WindowPlans()), written_out_block(block, x, shift))
+    plain = make_block(0)(x, WindowPlans())
+    assert torch.equal(make_block(1, single=False)(x, WindowPlans()), plain)
+    assert not torch.allclose(make_block(1, single=True)(x, WindowPlans()), plain)
 
 
 @pytest.mark.parametrize('size', [(8, 12), (7, 9), (1, 1)])
@@ -170,19 +175,19 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert drop_path(x, 0.0, training=True) is x
 
 
-def test_shift_masks_are_made_once_and_the_oldest_goes_first():
-    masks = ShiftMasks(capacity=2)
+def test_plans_are_made_once_and_the_oldest_goes_first():
+    plans = WindowPlans(capacity=2)
     device = torch.device('cpu')
     with torch.inference_mode():
-        first = masks(6, 6, 3, 1, device)
-    assert masks(6, 6, 3, 1, device) is first
-    assert not first.is_inference()  # a later training step may save it for its backward
-    masks(6, 9, 3, 1, device)
-    masks(9, 9, 3, 1, device)
-    assert len(masks.made) == 2
-    assert masks(6, 6, 3, 1, device) is not first
-    assert copy.deepcopy(masks).made == {}
-    assert pickle.loads(pickle.dumps(masks)).capacity == 2
+        first = plans(1, 6, 6, 3, 1, device)
+    assert plans(1, 6, 6, 3, 1, device) is first
+    assert not first.index.is_inference()  # a later training step may save it for its backward
+    plans(1, 6, 9, 3, 1, device)
+    plans(2, 6, 9, 3, 1, device)
+    assert len(plans.made) == 2
+    assert plans(1, 6, 6, 3, 1, device) is not first
+    assert copy.deepcopy(plans).made == {}
+    assert pickle.loads(pickle.dumps(plans)).capacity == 2
 
 
 def build(**cfg) -> SwinTransformer:

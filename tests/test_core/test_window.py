@@ -75,6 +75,56 @@ def test_shift_mask_hides_what_was_not_beside_before_the_roll(height, width, siz
     assert len(mask) == count
 
 
+def windows_by_steps(x, size, shift, fill):
+    """Pads, rolls and cuts one (H, W, C) map; every window with its mask."""
+    height, width, channels = x.shape
+    rows, cols = -(-height // size) * size, -(-width // size) * size
+    padded = fill.expand(rows, cols, channels).clone()
+    padded[:height, :width] = x
+    padded = padded.roll((-shift, -shift), (0, 1))
+    masks = torch.zeros(rows * cols // size**2, size**2, size**2)
+    if shift:
+        masks = window.shift_mask(rows, cols, size, shift, x.device)
+    return list(zip(window.partition(padded[None], size), masks))
+
+
+@pytest.mark.parametrize('shift', [0, 1, 2])
+@pytest.mark.parametrize(
+    ('height', 'width'), [(6, 9), (5, 7), (3, 3), (2, 2), (1, 7), (9, 2), (1, 1)]
+)
+def test_a_plan_gives_the_windows_of_padding_rolling_and_cutting(height, width, shift):
+    torch.manual_seed(0)
+    size, batch = 3, 2
+    x, fill = torch.randn(batch, height, width, 4), torch.randn(4)
+    plan = window.plan_windows(batch, height, width, size, shift, x.device)
+    flat = x.reshape(-1, 4)
+    windows = window.to_windows(flat, fill, plan).view(-1, size**2, 4)
+    assert torch.equal(window.from_windows(windows.reshape(-1, 4), plan), flat)
+
+    seen = []
+    for part, (_, mask) in zip(windows.split([count for count, _ in plan.groups]), plan.groups):
+        mask = torch.zeros(size**2, size**2) if mask is None else mask
+        seen += [(w, mask) for w in part]
+    wanted = [pair for image in x for pair in windows_by_steps(image, size, shift, fill)]
+    assert len(seen) == len(wanted)
+    for got, mask in seen:  # in whatever order
+        twins = [m for w, m in wanted if torch.equal(w, got)]
+        assert twins
+        assert any(torch.equal(m, mask) for m in twins)
+    assert len({mask.data_ptr() for _, mask in plan.groups if mask is not None}) <= 3
+
+
+@pytest.mark.parametrize('shift', [0, 1])
+def test_gradients_of_the_rearrangement(shift):
+    torch.manual_seed(0)
+    plan = window.plan_windows(2, 4, 5, 3, shift, torch.device('cpu'))
+    x = torch.randn(40, 2, dtype=torch.float64, requires_grad=True)
+    fill = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, fill: window.to_windows(x, fill, plan), (x, fill))
+    windows = torch.randn(len(plan.index), 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: window.from_windows(w, plan), (windows,))
+
+
 def test_resizing_a_bias_table():
     table = torch.randn(25, 4)  # windows of side 3
     assert torch.equal(window.resize_bias_table(table, 3), table)
