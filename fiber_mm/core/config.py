@@ -63,6 +63,8 @@ class SwinCfg:
             alone (the coarse stage's contrastive path).
         frozen_stages: -1 trains everything, 0 freezes the patch embedding, n > 0 also the
             first n stages (mmdet's convention).
+        init_std: Spread of new matrices; None scales it with the width, 0.8 / sqrt(fan-in),
+            since 0.02 is meant for widths of 512 and more.
     """
 
     embed_dim: int = 128
@@ -77,6 +79,7 @@ class SwinCfg:
     output_norms: tuple[int, ...] = (1, 2, 3)
     final_norm: bool = False
     frozen_stages: int = -1
+    init_std: float | None = 0.02
 
     def __post_init__(self) -> None:
         for name in ('depths', 'num_heads', 'output_norms'):
@@ -123,6 +126,10 @@ class RobertaCfg:
         hidden_dropout: Dropout of embeddings and layer outputs.
         attention_dropout: Dropout of attention probabilities, cross-attention included.
         layer_norm_eps: Epsilon of every LayerNorm.
+        init_std: Spread of new matrices and tables; None scales that of matrices with the
+            width, 0.8 / sqrt(fan-in).
+        word_init_std: Spread of a new word embedding; None takes 0.02. A large one gives every
+            word a code that a few minutes of training do not blur.
     """
 
     vocab_size: int = 50265
@@ -136,6 +143,8 @@ class RobertaCfg:
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
     layer_norm_eps: float = 1e-5
+    init_std: float | None = 0.02
+    word_init_std: float | None = None
 
     def __post_init__(self) -> None:
         _positive(self, 'vocab_size', 'hidden_size', 'num_layers', 'num_heads')

@@ -87,6 +87,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _as_conv(x, weight, bias) if _wants_conv(x) else F.linear(x, weight, bias)
 
 
+def matrix_std(std: float | None, fan_in: int) -> float:
+    """Spread of a new matrix: ``std``, or 0.8 / sqrt(fan-in) where it is None."""
+    return 0.8 / fan_in**0.5 if std is None else std
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` through :func:`linear`."""
 

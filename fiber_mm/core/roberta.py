@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fiber_mm.core.attention import attend, split_heads
 from fiber_mm.core.config import RobertaCfg
-from fiber_mm.core.linear import Linear
+from fiber_mm.core.linear import Linear, matrix_std
 
 
 class Embeddings(nn.Module):
@@ -181,12 +181,18 @@ class Roberta(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal 0.02 for matrices and tables, zero for biases and the padding rows."""
+        """Normal ``cfg.init_std`` for matrices and tables, zero for biases and padding rows."""
+        cfg = self.cfg
+        table_std = 0.02 if cfg.init_std is None else cfg.init_std
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=matrix_std(cfg.init_std, module.in_features))
                 nn.init.zeros_(module.bias)
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-                with torch.no_grad():
-                    module.weight[module.padding_idx].zero_()
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=table_std)
+        words = self.embeddings.word_embeddings
+        if cfg.word_init_std is not None:
+            nn.init.normal_(words.weight, std=cfg.word_init_std)
+        with torch.no_grad():
+            for table in (words, self.embeddings.position_embeddings):
+                table.weight[table.padding_idx].zero_()

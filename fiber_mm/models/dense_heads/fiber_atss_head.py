@@ -142,6 +142,7 @@ class FiberATSSHead(BaseModule):
         prior_prob: Initial probability of every token.
         fp32_training: Deformable convolutions in fp32 in training, also under autocast.
         with_checkpoint: Recompute the tower in the backward.
+        near_identity: Start the tower near the identity; see :class:`DyHeadTower`.
         train_cfg: See :class:`TrainSettings`.
         test_cfg: See :class:`TestSettings`.
         init_cfg: Of ``BaseModule``.
@@ -159,6 +160,7 @@ class FiberATSSHead(BaseModule):
         prior_prob: float = 0.01,
         fp32_training: bool = True,
         with_checkpoint: bool = False,
+        near_identity: bool = False,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
@@ -185,7 +187,13 @@ class FiberATSSHead(BaseModule):
         self._anchors: OrderedDict = OrderedDict()
 
         self.dyhead_tower = DyHeadTower(
-            in_channels, feat_channels, num_blocks, num_groups, fp32_training, with_checkpoint
+            in_channels,
+            feat_channels,
+            num_blocks,
+            num_groups,
+            fp32_training,
+            with_checkpoint,
+            near_identity,
         )
         self.bbox_pred = nn.Conv2d(feat_channels, 4, kernel_size=1)
         self.centerness = nn.Conv2d(feat_channels, 1, kernel_size=1)

@@ -1,0 +1,104 @@
+# Shapes: detection, captions and referring expressions in one batch; evaluated on detection with
+# all 48 classes, captions and expressions (the demo evaluates all three, training detection only).
+data_root = 'data/shapes/'
+tokenizer = data_root + 'tokenizer'
+shapes = dict(splits=dict(train=6000, val=500), seed=0, image_size=256)
+
+load_image = dict(type='fiber_mm.datasets.LoadImageFromFile')
+load_boxes = [
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='FiberInclusiveBoxes'),
+]
+train_resize = dict(type='FiberResize', short=256, max_long=None)
+pack = dict(type='FiberPackInputs')
+detection_pipeline = [
+    load_image,
+    *load_boxes,
+    train_resize,
+    dict(type='RandomFlip_GLIP', prob=0.5),
+    dict(type='FiberPrompt', tokenizer=tokenizer, num_negatives=12, full_prob=0.25),
+    pack,
+]
+caption_pipeline = [
+    load_image,
+    *load_boxes,
+    train_resize,
+    dict(type='FiberPrompt', tokenizer=tokenizer),
+    pack,
+]
+test_pipeline = [load_image, dict(type='FiberResize', short=256, max_long=None), pack]
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='FiberInfiniteSampler'),
+    dataset=dict(
+        type='ConcatDataset',
+        ignore_keys=['classes'],
+        datasets=[
+            dict(
+                type='RepeatDataset',
+                times=6,  # as many samples as there are captions and expressions
+                dataset=dict(
+                    type='FiberODVGDataset',
+                    data_root=data_root,
+                    ann_file='annotations/train_od.jsonl',
+                    label_map_file='annotations/label_map.json',
+                    data_prefix=dict(img='train/'),
+                    pipeline=detection_pipeline,
+                ),
+            ),
+            dict(
+                type='FiberODVGDataset',
+                data_root=data_root,
+                ann_file='annotations/train_vg.jsonl',
+                data_prefix=dict(img='train/'),
+                indices=18000,
+                pipeline=caption_pipeline,
+            ),
+            dict(
+                type='FiberODVGDataset',
+                data_root=data_root,
+                ann_file='annotations/train_refexp_vg.jsonl',
+                data_prefix=dict(img='train/'),
+                pipeline=caption_pipeline,
+            ),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='FiberCocoDataset',
+        data_root=data_root,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        indices=100,  # for the curve; the final evaluation takes all
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+val_evaluator = dict(type='FiberCocoMetric', ann_file=data_root + 'annotations/instances_val.json')
+test_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='FiberCocoDataset',
+        data_root=data_root,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_evaluator = dict(type='FiberCocoMetric', ann_file=data_root + 'annotations/instances_val.json')
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
