@@ -42,10 +42,7 @@ val_dataloader = dict(
     ),
 )
 val_evaluator = dict(
-    type='CocoMetric',
-    ann_file=data_root + 'annotations/instances_val2017.json',
-    metric='bbox',
-    format_only=False,
+    type='FiberCocoMetric', ann_file=data_root + 'annotations/instances_val2017.json'
 )
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
