@@ -46,7 +46,6 @@ _dump = json.JSONEncoder(separators=(',', ':'), check_circular=False).encode
 def _work(job: tuple[str, int, str, int, int, int]) -> tuple[int, dict, list]:
     """Write the images of one chunk; returns their number, rows as JSON, LVIS annotations."""
     folder, seed, split, start, stop, image_size = job
-    cv2.setNumThreads(1)
     rows: dict[tuple[str, str], list[str]] = {}
     counts = []
     for index in range(start, stop):
@@ -155,12 +154,26 @@ def _jobs(folder: Path, splits: dict[str, int], seed: int, image_size: int) -> l
     ]
 
 
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """OpenCV without threads, set before processes fork.
+
+    A forked child cannot change the number itself: it would wait for the parent's threads.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 def _results(jobs: list[tuple], workers: int) -> Iterator[tuple[int, dict, list]]:
     """Results in the order of the jobs."""
     if workers <= 1:
         yield from map(_work, jobs)
         return
-    # Forked workers start at once; spawned ones would import the whole package first.
+    # Forked workers start at once; spawned ones import the whole package first.
     method = 'fork' if sys.platform.startswith('linux') else 'spawn'
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
     try:
@@ -280,7 +293,8 @@ def generate_shapes(
         partial = out.parent / f'.{out.name}.partial'
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         try:
-            _write_folder(partial, splits, seed, image_size, workers, progress)
+            with _one_opencv_thread():
+                _write_folder(partial, splits, seed, image_size, workers, progress)
             _write_meta(partial, settings)
             if out.exists():
                 shutil.rmtree(out)

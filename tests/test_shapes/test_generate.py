@@ -4,6 +4,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import cv2
+import numpy as np
 import pytest
 
 from fiber_mm.shapes import contact_sheet, ensure_shapes, generate, generate_shapes, read_meta
@@ -27,6 +29,15 @@ def test_two_runs_give_the_same_bytes_with_any_number_of_workers(folder, tmp_pat
     # meta.json lists the splits in the order given
     assert [k for k in first if first[k] != second[k] and k != 'meta.json'] == []
     assert read_meta(folder) == read_meta(out)
+
+
+def test_workers_start_after_threaded_opencv(tmp_path):
+    """OpenCV's threads do not survive a fork; workers must not wait for them."""
+    threads = cv2.getNumThreads()
+    cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (3000, 3000), interpolation=cv2.INTER_CUBIC)
+    generate_shapes(tmp_path / 'data', {'val': 30}, 0, workers=2, progress=False)
+    assert len(list((tmp_path / 'data' / 'val').iterdir())) == 30
+    assert cv2.getNumThreads() == threads
 
 
 def test_images_do_not_depend_on_their_number(folder, tmp_path):
@@ -128,8 +139,6 @@ def test_bad_arguments(tmp_path, splits, seed, size, message):
 
 
 def test_contact_sheet(tmp_path):
-    import cv2
-
     out = tmp_path / 'data'
     generate_shapes(out, {'train': 2, 'val': 3}, 0, workers=1, progress=False)
     sheet = cv2.imread(str(contact_sheet(out, columns=2, rows=2)))
