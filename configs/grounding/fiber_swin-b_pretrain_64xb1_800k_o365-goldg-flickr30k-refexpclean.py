@@ -2,6 +2,7 @@
 # validation and test sets (that file is made from the other by leaving them out), 5,000 steps of
 # warm-up.
 #
+#     python tools/convert_checkpoint.py COARSE.ckpt INIT.pth --init fine_refexp --window 12
 #     torchrun --nnodes 4 --nproc_per_node 16 tools/train.py \
 #         configs/grounding/fiber_swin-b_pretrain_64xb1_800k_o365-goldg-flickr30k-refexpclean.py \
 #         --launcher pytorch --cfg-options load_from=INIT.pth

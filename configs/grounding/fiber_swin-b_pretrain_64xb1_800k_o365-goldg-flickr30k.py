@@ -1,7 +1,7 @@
 # Fine-grained pre-training on Objects365, GoldG without COCO's images, and Flickr30k: 64 GPUs of 1
 # image, 800,000 steps, from the weights of the coarse stage.
 #
-#     python tools/convert_checkpoint.py COARSE.ckpt INIT.pth
+#     python tools/convert_checkpoint.py COARSE.ckpt INIT.pth --init fine --window 12
 #     torchrun --nnodes 4 --nproc_per_node 16 tools/train.py \
 #         configs/grounding/fiber_swin-b_pretrain_64xb1_800k_o365-goldg-flickr30k.py \
 #         --launcher pytorch --cfg-options load_from=INIT.pth

@@ -9,8 +9,8 @@ _base_ = [
     '../_base_/datasets/lvis_detection.py',
     '../_base_/default_runtime.py',
 ]
-# The original keeps 300 boxes of each prompt's 40 classes and 1,000 candidates a level, without a
-# limit for all prompts together. Here prompts compete, so the limits are the sums of theirs.
+# As in the original each prompt of 40 classes keeps its own 1,000 candidates a level and its own
+# 300 boxes; there is no limit for all prompts together.
 model = dict(
-    data_preprocessor=dict(chunk_size=40), test_cfg=dict(nms_pre=31_000, max_per_img=9_300)
+    data_preprocessor=dict(chunk_size=40), test_cfg=dict(joint_chunks=False, max_per_img=300)
 )

@@ -46,5 +46,7 @@ model = dict(
         min_bbox_size=0,
         nms=dict(type='nms', iou_threshold=0.6),
         max_per_img=100,
+        # Our metrics take inclusive corners; FiberCocoMetric adds the last pixel itself.
+        box_end='inclusive',
     ),
 )
