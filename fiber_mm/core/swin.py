@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fiber_mm.core import window
 from fiber_mm.core.config import SwinCfg
-from fiber_mm.core.linear import Linear
+from fiber_mm.core.linear import Linear, matrix_std
 
 # Tokens that pass an MLP at once on a CPU: the hidden layer stays in its cache, and the products
 # are still large enough to run at full rate (see SwinBlock.feed_forward).
@@ -276,10 +276,12 @@ class SwinTransformer(nn.Module):
         self.freeze()
 
     def init_weights(self) -> None:
-        """Truncated normal 0.02 for matrices, zero for biases (the official initialisation)."""
+        """Truncated normal ``cfg.init_std`` for matrices, zero for biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(
+                    module.weight, std=matrix_std(self.cfg.init_std, module.in_features)
+                )
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

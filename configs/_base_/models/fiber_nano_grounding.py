@@ -24,7 +24,7 @@ model = dict(
             window_size=8,
         ),
         roberta=dict(
-            vocab_size=618,
+            vocab_size=623,
             hidden_size=96,
             num_layers=4,
             num_heads=4,
