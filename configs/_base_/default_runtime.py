@@ -5,7 +5,7 @@ runner_type = 'FiberRunner'
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='FiberCheckpointHook', by_epoch=False, interval=2500, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),

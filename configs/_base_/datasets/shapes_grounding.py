@@ -9,14 +9,14 @@ load_boxes = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='FiberInclusiveBoxes'),
 ]
-train_resize = dict(type='FiberResize', short=256, max_long=None)
+train_resize = dict(type='FiberResize', short=160, max_long=None)
 pack = dict(type='FiberPackInputs')
 detection_pipeline = [
     load_image,
     *load_boxes,
     train_resize,
     dict(type='RandomFlip_GLIP', prob=0.5),
-    dict(type='FiberPrompt', tokenizer=tokenizer, num_negatives=12, full_prob=0.25),
+    dict(type='FiberPrompt', tokenizer=tokenizer, num_negatives=9, full_prob=0.25),
     pack,
 ]
 caption_pipeline = [
@@ -26,7 +26,7 @@ caption_pipeline = [
     dict(type='FiberPrompt', tokenizer=tokenizer),
     pack,
 ]
-test_pipeline = [load_image, dict(type='FiberResize', short=256, max_long=None), pack]
+test_pipeline = [load_image, dict(type='FiberResize', short=160, max_long=None), pack]
 
 train_dataloader = dict(
     batch_size=8,
