@@ -30,7 +30,7 @@ from PIL import Image
 from torch import nn
 
 from fiber_mm.config_lookup import get_config_path
-from fiber_mm.datasets.transforms import read_image
+from fiber_mm.datasets.transforms.image import as_seen, read_image
 from fiber_mm.engine.checkpoint import load_checkpoint_file, load_weights, with_state_dict
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import ImageTrunk
@@ -210,11 +210,11 @@ def _loaded(image: ImageInput) -> dict:
         path = os.fspath(image)
         image = read_image(path)
     elif isinstance(image, Image.Image):
-        image = np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
-    if image.ndim != 3 or image.shape[2] != 3:
+        image = np.ascontiguousarray(np.asarray(as_seen(image))[..., ::-1])
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(
-            f'an image array must have the shape (H, W, 3), got {image.shape}; give a file or a '
-            'PIL image and it is converted'
+            f'an image array must be uint8 of shape (H, W, 3), got {image.dtype} of {image.shape}; '
+            'give a file or a PIL image and it is converted'
         )
     height, width = image.shape[:2]
     return dict(

@@ -180,8 +180,11 @@ def _pictures(model: nn.Module, root: Path) -> dict[str, str]:
     ]
     captions = annotations.caption_images(root, SPLIT)
     expressions = annotations.expression_images(root, SPLIT)
-    # One caption of each of the first images.
-    of_image = {item.path: item for item in captions if len(item.spans) > 1}
+    # Of each image the caption with most phrases.
+    of_image: dict[Path, annotations.LabelledImage] = {}
+    for item in captions:
+        if item.path not in of_image or len(item.spans) > len(of_image[item.path].spans):
+            of_image[item.path] = item
     first, wrong, looked_at = pictures.expression_figures(model, expressions)
     legend = 'Left, dashed: ground truth. Right: what the model finds. '
     return {
@@ -213,8 +216,11 @@ def _pictures(model: nn.Module, root: Path) -> dict[str, str]:
         ),
         'phrases': section(
             'Phrases of captions',
-            paragraph(f'{legend}The best box of each phrase, in its colour; ✗ marks a wrong one.',
-                      soft=True),  # fmt: skip
+            paragraph(
+                f'{legend}The best box of each phrase, in its colour; ✗ marks a wrong one. The '
+                'first images; of each the caption with most phrases.',
+                soft=True,
+            ),
             gallery(pictures.phrase_figures(model, list(of_image.values())[:6])),
         ),
         'expressions': section(

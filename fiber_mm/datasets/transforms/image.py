@@ -65,7 +65,7 @@ def decode_image(content: bytes, path: str = 'image', as_released: bool = False)
         raise ValueError(f'the image file {path} is too large to be read: {error}') from error
     try:
         image.load()
-        rgb = image.convert('RGB') if as_released else _as_seen(image)
+        rgb = image.convert('RGB') if as_released else as_seen(image)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise ValueError(
             f'the image file {path} ({image.format}, mode {image.mode}, {image.size[0]} x '
@@ -75,7 +75,7 @@ def decode_image(content: bytes, path: str = 'image', as_released: bool = False)
     return np.ascontiguousarray(np.asarray(rgb)[:, :, ::-1])
 
 
-def _as_seen(image: Image.Image) -> Image.Image:
+def as_seen(image: Image.Image) -> Image.Image:
     """An RGB image that looks like what a viewer shows."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
