@@ -30,15 +30,24 @@ def parse_splits(text: str) -> dict[str, int]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Generate a Shapes folder.')
     parser.add_argument('out', type=Path, help='folder to write')
-    parser.add_argument('--images', type=int, default=2000,
-                        help='training images; a quarter as many for val (default: %(default)s)')
-    parser.add_argument('--split', type=parse_splits, metavar='NAME=N,...',
-                        help='numbers by split, instead of --images')
+    parser.add_argument(
+        '--images',
+        type=int,
+        default=2000,
+        help='training images; a quarter as many for val (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--split',
+        type=parse_splits,
+        metavar='NAME=N,...',
+        help='numbers by split, instead of --images',
+    )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--image-size', type=int, default=256, help='pixels (default: 256)')
     parser.add_argument('--workers', type=int, help='processes (default: one per core)')
-    parser.add_argument('--overwrite', action='store_true',
-                        help='replace a Shapes folder that is there')
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace a Shapes folder that is there'
+    )
     parser.add_argument('--preview', action='store_true', help='draw OUT/preview.png')
     return parser.parse_args(argv)  # fmt: skip
 

@@ -3,7 +3,8 @@
 #     python tools/test.py configs/grounding/fiber_swin-b_eval_flickr30k.py WEIGHTS.pth
 #
 # The truth is that of the annotation files. For the published protocol, whose truth are the XML
-# files of Flickr30k Entities, give each metric entities_root='data/flickr30k_entities/Flickr30kEntities'.
+# files of Flickr30k Entities, give each metric
+# entities_root='data/flickr30k_entities/Flickr30kEntities'.
 _base_ = [
     '../_base_/models/fiber_swin-b_grounding.py',
     '../_base_/datasets/flickr30k_grounding.py',

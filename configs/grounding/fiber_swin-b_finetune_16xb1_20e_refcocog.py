@@ -4,7 +4,8 @@
 #     torchrun --nproc_per_node 16 tools/train.py \
 #         configs/grounding/fiber_swin-b_finetune_16xb1_20e_refcocog.py --launcher pytorch \
 #         --cfg-options load_from=PRETRAINED.pth
-#     python tools/test.py configs/grounding/fiber_swin-b_finetune_16xb1_20e_refcocog.py WEIGHTS.pth
+#     python tools/test.py \
+#         configs/grounding/fiber_swin-b_finetune_16xb1_20e_refcocog.py WEIGHTS.pth
 #
 # Expected (FIBER, arXiv 2206.07643), accuracy of the best box: val 87.1, test 87.3.
 _base_ = './fiber_swin-b_finetune_16xb1_20e_refcoco.py'

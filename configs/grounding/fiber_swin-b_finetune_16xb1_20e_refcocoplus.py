@@ -4,7 +4,8 @@
 #     torchrun --nproc_per_node 16 tools/train.py \
 #         configs/grounding/fiber_swin-b_finetune_16xb1_20e_refcocoplus.py --launcher pytorch \
 #         --cfg-options load_from=PRETRAINED.pth
-#     python tools/test.py configs/grounding/fiber_swin-b_finetune_16xb1_20e_refcocoplus.py WEIGHTS.pth
+#     python tools/test.py \
+#         configs/grounding/fiber_swin-b_finetune_16xb1_20e_refcocoplus.py WEIGHTS.pth
 #
 # Expected (FIBER, arXiv 2206.07643), accuracy of the best box: val 85.7, testA 90.1, testB 79.4.
 _base_ = './fiber_swin-b_finetune_16xb1_20e_refcoco.py'

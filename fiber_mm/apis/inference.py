@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from mmdet.structures import DetDataSample
 from PIL import Image
 from torch import nn
 
@@ -146,9 +146,7 @@ def ground(
     if not isinstance(text, str):
         text = tuple(text)
     if custom_entities is None:
-        custom_entities = (
-            isinstance(text, str) and tokens_positive is None and lists_classes(text)
-        )
+        custom_entities = isinstance(text, str) and tokens_positive is None and lists_classes(text)
     query = DetDataSample(
         metainfo=dict(
             text=text,

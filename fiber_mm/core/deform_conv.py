@@ -49,11 +49,22 @@ CACHE_LIMIT = 8 * 2**20
 MEMORY_LIMIT = 128 * 2**20
 
 
+class Axis(NamedTuple):
+    """Two neighbouring pixels of every sampling point along one axis, (B, h * w, 9) each."""
+
+    first: Tensor  # lower pixel, as a float; both are inside of the map
+    distance: Tensor  # from the lower pixel to the point
+    low: Tensor  # weight of the lower pixel
+    high: Tensor  # weight of the upper pixel
+
+
 class Corners(NamedTuple):
     """Four weighted rows of the input for every sampling point."""
 
-    index: Tensor  # (B * h * w * 9, 4) integer rows of the (B * H * W, C) input
-    weight: Tensor  # (B * h * w * 9, 4) bilinear weight x mask, 0 outside of the map
+    y: Axis
+    x: Axis
+    index: Tensor  # (B * h * w * 9, 4) int32 rows of the (B * H * W, C) input
+    weight: Tensor  # (B * h * w * 9, 4) bilinear weight x mask
 
 
 def borrow_offsets(offset: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -91,23 +102,29 @@ def output_size(size: tuple[int, int], stride: int, padding: int = 1) -> tuple[i
     return tuple((side + 2 * padding - KERNEL) // stride + 1 for side in size)
 
 
-def _axis_corners(position: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Lower and upper neighbour of positions on one axis.
+def _axis(position: Tensor, side: int) -> Axis:
+    """Neighbours of positions on an axis of ``side`` pixels.
 
-    Args:
-        position: (...), in pixels; beyond [-1, side] nothing is read.
-        side: Length of the axis.
-
-    Returns:
-        (..., 2) integer neighbours inside of the map, (..., 2) their weights.
+    The weight of pixel i at position p is max(0, 1 - |p - i|). With both neighbours kept inside
+    of the map, that formula also holds beyond its border, without any mask.
     """
-    position = position.clamp(-1, side)
-    low = position.detach().floor()
-    fraction = position - low
-    near = torch.stack([low, low + 1], dim=-1)
-    inside = (near >= 0) & (near <= side - 1)
-    weight = torch.stack([1 - fraction, fraction], dim=-1) * inside
-    return near.clamp(0, side - 1).int(), weight
+    first = position.floor().clamp_(0, max(side - 2, 0))
+    distance = position - first
+    low = distance.abs().neg_().add_(1).clamp_(min=0)
+    high = (distance - 1).abs_().neg_().add_(1).clamp_(min=0)
+    # A single pixel has no neighbour; the index below is the pixel itself.
+    return Axis(first, distance, low, high if side > 1 else high.zero_())
+
+
+def _axis_slopes(axis: Axis, side: int) -> tuple[Tensor, Tensor]:
+    """Derivatives of both weights by the position, taken to the right at the kinks."""
+    between = (axis.distance >= 0) & (axis.distance < 1)
+    before = (axis.distance < 0) & (axis.distance >= -1)
+    after = (axis.distance >= 1) & (axis.distance < 2)
+    kind = axis.distance.dtype
+    if side == 1:
+        return before.to(kind) - between.to(kind), torch.zeros_like(axis.distance)
+    return before.to(kind) - between.to(kind), between.to(kind) - after.to(kind)
 
 
 def sampling_corners(
@@ -123,20 +140,61 @@ def sampling_corners(
         padding: Zeros around the input.
     """
     batch, _, h, w = offset.shape
+    height, width = size
     device, dtype = offset.device, offset.dtype
-    moved = offset.view(batch, KERNEL, KERNEL, 2, h, w).permute(3, 0, 4, 5, 1, 2)
     taps = torch.arange(KERNEL, device=device, dtype=dtype) - padding
     top = torch.arange(h, device=device, dtype=dtype) * stride
     left = torch.arange(w, device=device, dtype=dtype) * stride
-    # (B, h, w, 3, 3, 2)
-    rows, row_weight = _axis_corners(moved[0] + (top[:, None, None, None] + taps[:, None]), size[0])
-    cols, col_weight = _axis_corners(moved[1] + (left[:, None, None] + taps), size[1])
-    first = torch.arange(batch, device=device, dtype=torch.int32) * (size[0] * size[1])
-    rows = rows * size[1] + first.view(-1, 1, 1, 1, 1, 1)
-    index = rows[..., :, None] + cols[..., None, :]
-    mask = mask.view(batch, KERNEL, KERNEL, h, w).permute(0, 3, 4, 1, 2)
-    weight = (row_weight * mask[..., None])[..., :, None] * col_weight[..., None, :]
-    return Corners(index.view(-1, 4), weight.view(-1, 4))
+    origin = torch.empty(h, w, KERNEL, KERNEL, 2, device=device, dtype=dtype)
+    origin[..., 0] = top[:, None, None, None] + taps[:, None]
+    origin[..., 1] = left[:, None, None] + taps
+    points = offset.permute(0, 2, 3, 1).reshape(batch, h * w, POINTS, 2)
+    points = points + origin.view(h * w, POINTS, 2)
+    y, x = _axis(points[..., 0], height), _axis(points[..., 1], width)
+
+    base = y.first.int().mul_(width).add_(x.first.int())
+    if batch > 1:
+        images = torch.arange(batch, device=device, dtype=torch.int32) * (height * width)
+        base += images[:, None, None]
+    right, down = min(width - 1, 1), width if height > 1 else 0
+    # NaN offsets give a NaN result instead of an access out of bounds.
+    base.clamp_(0, batch * height * width - 1 - right - down)
+    index = torch.stack([base, base + right, base + down, base + (down + right)], dim=-1)
+    weight = torch.empty(*base.shape, 4, device=device, dtype=dtype)
+    mask = mask.permute(0, 2, 3, 1).reshape(base.shape)
+    for row, low_or_high in enumerate((y.low, y.high)):
+        masked = low_or_high * mask
+        torch.mul(masked, x.low, out=weight[..., 2 * row])
+        torch.mul(masked, x.high, out=weight[..., 2 * row + 1])
+    return Corners(y, x, index.reshape(-1, 4), weight.view(-1, 4))
+
+
+def corner_gradients(
+    corners: Corners, grad: Tensor, mask: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of offset and mask from those of the corners' weights.
+
+    Args:
+        corners: Of :func:`sampling_corners`.
+        grad: (B * h * w * 9, 4).
+        mask: (B, 9, h, w).
+        size: (H, W) of the input map.
+
+    Returns:
+        (B, 18, h, w) and (B, 9, h, w).
+    """
+    y, x = corners.y, corners.x
+    batch, _, h, w = mask.shape
+    g00, g01, g10, g11 = grad.view(*y.low.shape, 4).unbind(-1)
+    by_low, by_high = g00 * x.low + g01 * x.high, g10 * x.low + g11 * x.high
+    grad_mask = by_low * y.low + by_high * y.high
+    low, high = _axis_slopes(y, size[0])
+    grad_y = by_low * low + by_high * high
+    low, high = _axis_slopes(x, size[1])
+    grad_x = (g00 * y.low + g10 * y.high) * low + (g01 * y.low + g11 * y.high) * high
+    mask = mask.permute(0, 2, 3, 1).reshape(grad_mask.shape)
+    grad_offset = torch.stack([grad_y * mask, grad_x * mask], dim=-1)
+    return tuple(g.reshape(batch, h, w, -1).permute(0, 3, 1, 2) for g in (grad_offset, grad_mask))
 
 
 def _rows_first(weight: Tensor) -> Tensor:
@@ -158,18 +216,16 @@ def _columns(pixels: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 
 
 def _spread(grad: Tensor, index: Tensor, weight: Tensor, total: int) -> Tensor:
-    """Transpose of the gather: (N, C) gradients -> (total, C) gradients of the pixels.
+    """Transpose of the gather: (N, C) gradients of columns -> (total, C) of the pixels.
 
     Sorting the corners by pixel turns the scatter into a second gather, which needs no atomic
     additions and is as fast as the first one.
     """
     pixel, order = index.view(-1).sort()
-    first = torch.searchsorted(
-        pixel, torch.arange(total, device=pixel.device, dtype=pixel.dtype), out_int32=True
-    )
-    return F.embedding_bag(
-        (order // 4).int(), grad, first, mode='sum', per_sample_weights=weight.reshape(-1)[order]
-    )
+    pixels = torch.arange(total, device=pixel.device, dtype=pixel.dtype)
+    first = torch.searchsorted(pixel, pixels, out_int32=True)
+    weight = weight.reshape(-1).index_select(0, order)
+    return F.embedding_bag(order.int() >> 2, grad, first, mode='sum', per_sample_weights=weight)
 
 
 class _BagConv(torch.autograd.Function):
@@ -200,27 +256,22 @@ class _BagConv(torch.autograd.Function):
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
         grad = grad.permute(0, 2, 3, 1).reshape(-1, weight.shape[0])
         flat = _rows_first(weight)
-        with torch.enable_grad():
-            offset, mask = (t.detach().requires_grad_() for t in (offset, mask))
-            corners = sampling_corners(offset, mask, (height, width), ctx.stride, ctx.padding)
-        weights = corners.weight.detach().to(x.dtype)
+        corners = sampling_corners(offset, mask, (height, width), ctx.stride, ctx.padding)
         grad_flat = torch.zeros_like(flat)
         grad_pixels = torch.zeros_like(pixels)
         grad_corners = torch.empty_like(corners.weight)
         for part in _passes(len(grad), POINTS * channels * x.element_size(), MEMORY_LIMIT):
             points = slice(part.start * POINTS, part.stop * POINTS)
-            index, leaf = corners.index[points], weights[points]
+            index, weights = corners.index[points], corners.weight[points].to(x.dtype)
             with torch.enable_grad():
-                leaf.requires_grad_()
-                columns = _columns(pixels, index, leaf)
+                columns = _columns(pixels, index, weights.requires_grad_())
             grad_flat += grad[part].t() @ columns.detach()
             grad_columns = grad[part] @ flat
-            grad_corners[points] = torch.autograd.grad(columns, leaf, grad_columns)[0]
+            grad_corners[points] = torch.autograd.grad(columns, weights, grad_columns)[0]
             del columns
-            grad_pixels += _spread(
-                grad_columns.view(-1, channels), index, leaf.detach(), len(pixels)
-            )
-        grad_offset, grad_mask = torch.autograd.grad(corners.weight, (offset, mask), grad_corners)
+            grad_columns = grad_columns.view(-1, channels)
+            grad_pixels += _spread(grad_columns, index, weights.detach(), len(pixels))
+        grad_offset, grad_mask = corner_gradients(corners, grad_corners, mask, (height, width))
         grad_x = grad_pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
         grad_weight = grad_flat.view(-1, KERNEL, KERNEL, channels).permute(0, 3, 1, 2)
         grad_bias = grad.sum(0) if ctx.has_bias else None

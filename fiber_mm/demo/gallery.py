@@ -175,7 +175,10 @@ def _expression_figure(item: LabelledImage, best: tuple | None, iou: float) -> s
         colour = OKABE_ITO[2] if hit else OKABE_ITO[5]
         boxes.append(DrawnBox(tuple(best[0]), '' if hit else '✗', colour))
     tone, word = ('good', '✓') if hit else ('bad', '✗')
-    note = f'<span class={tone}>{word}</span> {escape(item.text)} <span class=soft>GIoU {iou:.2f}</span>'
+    note = (
+        f'<span class={tone}>{word}</span> {escape(item.text)} '
+        f'<span class=soft>GIoU {iou:.2f}</span>'
+    )
     return figure(draw_boxes(_rgb(item), boxes), note, item.text)
 
 

@@ -30,7 +30,8 @@ from fiber_mm.report import (
 )
 from fiber_mm.version import __version__
 
-from . import annotations, gallery as pictures
+from . import annotations
+from . import gallery as pictures
 from .settings import TARGETS, TITLES, DemoSettings, StepRecord
 
 SPLIT = 'val'
@@ -174,9 +175,7 @@ def _pictures(model: nn.Module, root: Path) -> dict[str, str]:
     classes = [*seen, *held_out]
     objects = annotations.detection_images(root, SPLIT)
     with_held_out = [
-        item
-        for item in objects[4:]
-        if sum(name in held_out for name in item.names) >= 2
+        item for item in objects[4:] if sum(name in held_out for name in item.names) >= 2
     ]
     captions = annotations.caption_images(root, SPLIT)
     expressions = annotations.expression_images(root, SPLIT)
@@ -232,8 +231,9 @@ def _pictures(model: nn.Module, root: Path) -> dict[str, str]:
             ),
             gallery(first, 'small'),
             paragraph(
-                f'Failures among the first {looked_at} expressions:' if wrong else
-                f'No failure among the first {looked_at} expressions.',
+                f'Failures among the first {looked_at} expressions:'
+                if wrong
+                else f'No failure among the first {looked_at} expressions.',
                 soft=True,
             ),
             gallery(wrong, 'small'),

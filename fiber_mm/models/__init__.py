@@ -1,6 +1,15 @@
 """Models; importing this package registers them."""
 
-from . import backbones, data_preprocessors, dense_heads, detectors, losses, multimodal, necks, utils
+from . import (
+    backbones,
+    data_preprocessors,
+    dense_heads,
+    detectors,
+    losses,
+    multimodal,
+    necks,
+    utils,
+)
 
 __all__ = [
     'backbones',

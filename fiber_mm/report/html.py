@@ -114,9 +114,7 @@ def tiles(items: Sequence[tuple[str, str, str, bool]]) -> str:
     return f'<div class=tiles>{cells}</div>'
 
 
-def figure(
-    pictures: np.ndarray | bytes | Sequence[np.ndarray], caption_html: str, alt: str
-) -> str:
+def figure(pictures: np.ndarray | bytes | Sequence[np.ndarray], caption_html: str, alt: str) -> str:
     """A picture, or two side by side, with a caption.
 
     Args:

@@ -29,8 +29,8 @@ def _overlap(a: Patch, b: Patch) -> int:
     x0, x1 = max(ax.start, bx.start), min(ax.stop, bx.stop)
     if y0 >= y1 or x0 >= x1:
         return 0
-    first = a.mask[y0 - ay.start:y1 - ay.start, x0 - ax.start:x1 - ax.start]
-    second = b.mask[y0 - by.start:y1 - by.start, x0 - bx.start:x1 - bx.start]
+    first = a.mask[y0 - ay.start : y1 - ay.start, x0 - ax.start : x1 - ax.start]
+    second = b.mask[y0 - by.start : y1 - by.start, x0 - bx.start : x1 - bx.start]
     return int(np.count_nonzero(first & second))
 
 

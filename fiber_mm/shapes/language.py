@@ -300,9 +300,7 @@ def make_expressions(view: View, rng: np.random.Generator) -> list[dict[str, Any
         colour or shape), ``unseen``, and the parts it was built of.
     """
     objects = view.objects
-    rivals = [
-        sum(o.colour == p.colour or o.shape == p.shape for p in objects) - 1 for o in objects
-    ]
+    rivals = [sum(o.colour == p.colour or o.shape == p.shape for p in objects) - 1 for o in objects]
     order = sorted(_order(len(objects), rng), key=lambda i: rivals[i] == 0)
     out = []
     for index in order:

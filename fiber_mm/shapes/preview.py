@@ -71,7 +71,7 @@ def contact_sheet(out: str | Path, columns: int = 5, rows: int = 4) -> Path:
             tiles.append(draw_tile(scene, image))
     blank = np.full_like(tiles[0], 255)
     tiles += [blank] * (-len(tiles) % columns)
-    sheet = [np.hstack(tiles[i:i + columns]) for i in range(0, len(tiles), columns)]
+    sheet = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     path = out / 'preview.png'
     if not cv2.imwrite(str(path), np.vstack(sheet)):
         raise OSError(f'{path}: could not be written')

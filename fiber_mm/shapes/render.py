@@ -125,7 +125,7 @@ def _draw_background(scene: Scene) -> np.ndarray:
     side = max(w, h)
     bank = _noise_bank(side)
     ox, oy = bg['offset'][0] % (side + 1), bg['offset'][1] % (side + 1)
-    noise = bank[bg['bank'] % _BANK, oy:oy + h, ox:ox + w]
+    noise = bank[bg['bank'] % _BANK, oy : oy + h, ox : ox + w]
     kind = bg['kind']
     if kind == 'cloudy':
         index = noise
@@ -136,7 +136,7 @@ def _draw_background(scene: Scene) -> np.ndarray:
             base = (128 + ramp).astype(np.uint8)
         else:
             patterns = _pattern_bank(kind, side)
-            base = patterns[bg['bank'] // _BANK % len(patterns), oy:oy + h, ox:ox + w]
+            base = patterns[bg['bank'] // _BANK % len(patterns), oy : oy + h, ox : ox + w]
         grain = 0.12 + 0.6 * bg['grain']
         index = cv2.addWeighted(base, 1 - grain, noise, grain, 0)
     palette = (np.array(bg['palette'], np.float32) * scene.effects['tint'])[:, ::-1]
@@ -193,7 +193,7 @@ def _draw_shadow(image: np.ndarray, obj: ShapeObject, patch: Patch) -> None:
     y1, x1 = min(rows.stop + d, h), min(cols.stop + d, w)
     if y0 >= y1 or x0 >= x1:
         return
-    soft = cv2.blur(patch.alpha, (2 * d + 1, 2 * d + 1))[:y1 - y0, :x1 - x0]
+    soft = cv2.blur(patch.alpha, (2 * d + 1, 2 * d + 1))[: y1 - y0, : x1 - x0]
     light = cv2.convertScaleAbs(soft, alpha=-obj.shadow, beta=255)
     roi = image[y0:y1, x0:x1]
     roi[...] = cv2.multiply(roi, cv2.merge([light, light, light]), scale=1 / 255)
@@ -242,7 +242,7 @@ def _apply_effects(image: np.ndarray, scene: Scene) -> np.ndarray:
     if fx['blur']:
         image = cv2.GaussianBlur(image, (3, 3), fx['blur'])
     ox, oy = fx['noise_offset'][0] % (side + 1), fx['noise_offset'][1] % (side + 1)
-    grain = _grain_bank(side)[oy:oy + h, ox:ox + w]
+    grain = _grain_bank(side)[oy : oy + h, ox : ox + w]
     return cv2.addWeighted(image, 1, grain, fx['noise'], lift - 128 * fx['noise'])
 
 

@@ -299,8 +299,8 @@ class Canvas:
             return 1.0
         # open: background and what lies under the ring
         open_ = hole.mask & (self.owner[hole.slices] <= index + 1)
-        a = open_[y0 - hy.start:y1 - hy.start, x0 - hx.start:x1 - hx.start]
-        b = patch.mask[y0 - ys.start:y1 - ys.start, x0 - xs.start:x1 - xs.start]
+        a = open_[y0 - hy.start : y1 - hy.start, x0 - hx.start : x1 - hx.start]
+        b = patch.mask[y0 - ys.start : y1 - ys.start, x0 - xs.start : x1 - xs.start]
         left = np.count_nonzero(open_) - np.count_nonzero(a & b)
         return left / max(total, 1)
 

@@ -212,4 +212,3 @@ def _area(rect: Rect) -> float:
 
 def _overlap(a: Rect, b: Rect) -> float:
     return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
-

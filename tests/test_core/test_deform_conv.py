@@ -100,6 +100,28 @@ def test_far_offsets_read_nothing(position):
     torch.testing.assert_close(out, bias[:, None, None].expand_as(out))
 
 
+def test_nan_offset_gives_nan():
+    x, offset, mask, weight, bias = (t.detach() for t in inputs())
+    offset[1, 0, 2, 3] = float('nan')
+    out = deform_conv2d(x, offset, mask, weight, bias)
+    assert out[1, :, 2, 3].isnan().all()
+    assert out.isnan().sum() == weight.shape[0]
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 4), (3, 1), (2, 2)])
+@pytest.mark.parametrize('whole', [False, True])
+def test_tiny_maps_and_whole_offsets(size, whole):
+    """At whole offsets the derivative is the one to the right, as in the released kernel."""
+    args = inputs(size=size)
+    if whole:
+        args[1] = args[1].detach().round().requires_grad_()
+    outs = [deform_conv2d(*args, backend=b) for b in ('embedding_bag', 'torchvision')]
+    torch.testing.assert_close(*outs)
+    grads = [torch.autograd.grad(o.square().sum(), args) for o in outs]
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b)
+
+
 def test_only_what_needs_a_gradient_gets_one():
     x, offset, mask, weight, _ = inputs()
     out = deform_conv2d(x.detach(), offset, mask.detach(), weight, None)

@@ -34,8 +34,7 @@ def test_pictures_are_inside():
 def test_phrases_are_coloured():
     html = coloured_phrases('a <cat> and a dog', [[[0, 7]], [[12, 17]]], [(1, 2, 3), (255, 0, 0)])
     assert html == (
-        '<mark style="--c:#010203">a &lt;cat&gt;</mark> and '
-        '<mark style="--c:#ff0000">a dog</mark>'
+        '<mark style="--c:#010203">a &lt;cat&gt;</mark> and <mark style="--c:#ff0000">a dog</mark>'
     )
 
 

@@ -38,8 +38,11 @@ def _noun(text: str, scene: dict) -> list[int]:
             continue
         word, objects = hit.group(1), scene['objects']
         if key == 'size':
-            found = [i for i in found
-                     if (_side(objects[i]) < 29 if word == 'small' else _side(objects[i]) > 55)]
+            found = [
+                i
+                for i in found
+                if (_side(objects[i]) < 29 if word == 'small' else _side(objects[i]) > 55)
+            ]
         else:
             found = [i for i in found if objects[i][key] == word]
     return list(found)  # fmt: skip
@@ -62,19 +65,24 @@ def refer(text: str, scene: dict) -> list[int]:
         if f' {link} the ' in text:
             head, anchor = text.split(f' {link} the ')
             anchors = _noun(anchor, scene)
-            return [a for a in _noun(head, scene)
-                    if any(a != b and _related(a, LINKS[link], b, scene) for b in anchors)]
+            return [
+                a
+                for a in _noun(head, scene)
+                if any(a != b and _related(a, LINKS[link], b, scene) for b in anchors)
+            ]
     hit = re.search(r' (on|at|in) the ([a-z ]+)$', text)
     if hit:
-        found = _noun(text[:hit.start()], scene)
+        found = _noun(text[: hit.start()], scene)
         for word in hit.group(2).split():
             if word == 'middle':
-                found = [i for i in found
-                         if all(0.33 < v < 0.67 for v in _centre(scene['objects'][i]))]
+                found = [
+                    i for i in found if all(0.33 < v < 0.67 for v in _centre(scene['objects'][i]))
+                ]
             else:
                 axis, sign = SIDES[word]
-                found = [i for i in found
-                         if sign * (_centre(scene['objects'][i])[axis] - 0.5) > 0.06]
+                found = [
+                    i for i in found if sign * (_centre(scene['objects'][i])[axis] - 0.5) > 0.06
+                ]
         return found
     word, _, rest = text.partition(' ')
     if word in ('largest', 'smallest'):

@@ -87,7 +87,7 @@ def test_odvg_grounding(folder, rows, split):
         info = data.get_data_info(i)
         assert info['text'] == caption['text']
         for k, phrase in enumerate(caption['phrases']):
-            (start, end), = info['phrases'][k]['tokens_positive']
+            ((start, end),) = info['phrases'][k]['tokens_positive']
             assert info['text'][start:end] == info['phrases'][k]['phrase'] == phrase['phrase']
             found = [o['bbox'] for o in info['instances'] if o['bbox_label'] == k]
             assert found == [boxes(scene)[j] for j in phrase['objects']]
@@ -183,8 +183,7 @@ def test_lvis_is_federated(folder, rows, split):
     present, annotated = {}, {}
     for scene in rows[split]:
         present[scene['image_id']] = [
-            V.LVIS_IDS[V.lvis_name(o['texture'], o['colour'], o['shape'])]
-            for o in scene['objects']
+            V.LVIS_IDS[V.lvis_name(o['texture'], o['colour'], o['shape'])] for o in scene['objects']
         ]
     for a in data['annotations']:
         annotated.setdefault(a['image_id'], []).append(a['category_id'])

@@ -15,9 +15,7 @@ from .conftest import SEED, SPLITS
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob('*') if p.is_file()
-    }
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
 
 
 def test_two_runs_give_the_same_bytes_with_any_number_of_workers(folder, tmp_path):

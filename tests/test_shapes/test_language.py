@@ -93,7 +93,7 @@ def test_position_captions_hold(many):
                 continue
             starts = [p['span'][0] for p in caption['phrases']][1:]
             for phrase, stop in zip(caption['phrases'], [*starts, None]):
-                tail = caption['text'][phrase['span'][1]:stop]
+                tail = caption['text'][phrase['span'][1] : stop]
                 where = PLACE.match(tail.rstrip(' .'))
                 assert where, tail
                 text = f'{phrase["phrase"].split(" ", 1)[1]} {where[1]}'

@@ -33,7 +33,8 @@ def _untuned(monkeypatch):
 
 def write_config(folder: Path, **changes) -> Path:
     cfg = toy.config(folder / 'unused', validate=True, max_iters=4)
-    del cfg['work_dir'], cfg['resume'], cfg['launcher']
+    for key in ('work_dir', 'resume', 'launcher'):
+        cfg.pop(key)
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     cfg.test_cfg = dict()
     for key, value in changes.items():
@@ -155,7 +156,7 @@ def test_missing_config(tmp_path):
 def test_mistyped_top_level_key(tmp_path):
     config = write_config(tmp_path, param_schedular=[])
     cfg = Config.fromfile(config)
-    del cfg['param_scheduler']
+    cfg.pop('param_scheduler')
     cfg.dump(config)
     assert "'param_schedular'; did you mean 'param_scheduler'" in exit_text(train, config)
 

@@ -3,9 +3,7 @@
 # nothing frozen. A leaf sets `iterations` and repeats what depends on it.
 iterations = 24 * 117266 // 32
 
-train_cfg = dict(
-    type='FiberIterTrainLoop', max_iters=iterations, val_interval=2500, max_empty=0.1
-)
+train_cfg = dict(type='FiberIterTrainLoop', max_iters=iterations, val_interval=2500, max_empty=0.1)
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',

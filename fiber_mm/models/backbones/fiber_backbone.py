@@ -95,9 +95,7 @@ class FiberBackbone(BaseModule):
         features = self.encoder.image_alone(self.encoder.image_trunk(images))
         return self.select(features.stage_maps)
 
-    def fuse(
-        self, image: ImageTrunk, text: TextTrunk
-    ) -> tuple[tuple[Tensor, ...], FusedFeatures]:
+    def fuse(self, image: ImageTrunk, text: TextTrunk) -> tuple[tuple[Tensor, ...], FusedFeatures]:
         """Maps of the fused image (``out_indices`` only), and everything else."""
         features = self.encoder.fuse(image, text)
         return self.select(features.stage_maps), features

@@ -72,8 +72,10 @@ class DyReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        a1, b1, a2, b2 = self.fc(x.mean((2, 3)))[..., None, None].chunk(4, dim=1)
-        return torch.maximum(x * (2 * a1) + (b1 - 0.5), x * (2 * a2 - 1) + (b2 - 0.5))
+        a1, b1, a2, b2 = self.fc(x.mean((2, 3)))[..., None, None].to(x.dtype).chunk(4, dim=1)
+        return torch.maximum(
+            torch.addcmul(b1 - 0.5, x, 2 * a1), torch.addcmul(b2 - 0.5, x, 2 * a2 - 1)
+        )
 
 
 class DyConvBlock(nn.Module):
@@ -133,11 +135,16 @@ class DyConvBlock(nn.Module):
                 views.append(
                     F.interpolate(view, feat.shape[2:], mode='bilinear', align_corners=True)
                 )
-            mixed = 0
-            for view in views:
-                mixed = mixed + view * (F.hardsigmoid(self.AttnConv(view)) / len(views))
-            out.append(self.relu(mixed))
+            out.append(self.relu(self._mix(views)))
         return out
+
+    def _mix(self, views: Sequence[Tensor]) -> Tensor:
+        """Mean of (B, C, H, W) maps, each weighed by its scalar attention."""
+        mixed = None
+        for view in views:
+            weight = F.hardsigmoid(self.AttnConv(view)).to(view.dtype) / len(views)
+            mixed = view * weight if mixed is None else torch.addcmul(mixed, view, weight)
+        return mixed
 
 
 class DyHeadTower(nn.ModuleList):

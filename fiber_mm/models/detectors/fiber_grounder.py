@@ -129,7 +129,7 @@ class FiberGrounder(SingleStageDetector):
             results = []
             for i, chunks in enumerate(prompts):
                 results += self._detect(trunk.select(i), [chunks], samples[i : i + 1], rescale)
-        for sample, chunks, instances in zip(samples, prompts, results):
+        for chunks, instances in zip(prompts, results):
             names = {}
             for chunk in chunks:
                 names.update(zip(chunk.labels.tolist(), chunk.names))
