@@ -64,5 +64,6 @@ model = dict(
         min_bbox_size=0,
         nms=dict(type='nms', iou_threshold=0.6),
         max_per_img=100,
+        box_end='inclusive',
     ),
 )
