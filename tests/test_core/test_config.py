@@ -1,8 +1,11 @@
 """Settings check themselves."""
 
 import pytest
+import torch
 
-from fiber_mm.core import FiberCfg, FusionCfg, RobertaCfg, SwinCfg
+from fiber_mm.core import FiberCfg, FiberEncoder, FusionCfg, RobertaCfg, SwinCfg
+
+from .conftest import tiny_cfg
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,37 @@ def test_lists_become_tuples_and_settings_can_be_compared_and_hashed():
 def test_derived_sizes():
     assert [SwinCfg().width(stage) for stage in range(4)] == [128, 256, 512, 1024]
     assert RobertaCfg().max_tokens == 512
+
+
+def matrices(encoder):
+    """Name and spread of every linear layer's weight, with its fan-in."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, torch.nn.Linear) and module.weight.numel() > 200:
+            yield name, module.weight.std().item(), module.in_features
+
+
+@pytest.mark.parametrize('std', [0.02, 0.1])
+def test_init_std_is_the_spread_of_new_matrices(std):
+    encoder = FiberEncoder(tiny_cfg(swin=dict(init_std=std), roberta=dict(init_std=std)))
+    for name, seen, _ in matrices(encoder.image):
+        if 'i2t' not in name:
+            assert seen == pytest.approx(std, rel=0.2), name
+    for name, seen, _ in matrices(encoder.text):
+        assert seen == pytest.approx(std, rel=0.2), name
+
+
+def test_without_init_std_the_spread_follows_the_width():
+    encoder = FiberEncoder(tiny_cfg(swin=dict(init_std=None), roberta=dict(init_std=None)))
+    seen = [*matrices(encoder.image), *matrices(encoder.text)]
+    assert len({width for _, _, width in seen}) > 3
+    for name, spread, width in seen:
+        assert spread == pytest.approx(0.8 / width**0.5, rel=0.25), name
+    words = encoder.text.embeddings.word_embeddings.weight
+    assert words.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_word_init_std_is_for_the_word_embedding_alone():
+    embeddings = FiberEncoder(tiny_cfg(roberta=dict(word_init_std=1.0))).text.embeddings
+    assert embeddings.word_embeddings.weight[2:].std().item() == pytest.approx(1, rel=0.1)
+    assert not embeddings.word_embeddings.weight[1].any()
+    assert embeddings.position_embeddings.weight.std().item() == pytest.approx(0.02, rel=0.2)

@@ -1,0 +1,78 @@
+"""The neck is mmdet's FPN, but for DropBlock in training."""
+
+import pytest
+import torch
+from mmdet.models.necks import FPN
+
+from fiber_mm.models.necks.fiber_fpn import FiberFPN, SharedDropBlock
+from fiber_mm.registry import MODELS
+
+SETTINGS = dict(in_channels=[4, 8, 16], out_channels=6, num_outs=5, add_extra_convs='on_output')
+DROP = dict(drop_prob=0.3, block_size=3)
+
+
+def maps():
+    return [torch.randn(2, c, 32 // s, 32 // s) for c, s in zip((4, 8, 16), (1, 2, 4))]
+
+
+def pair(**settings):
+    neck, plain = MODELS.build(dict(type='FiberFPN', **SETTINGS, **settings)), FPN(**SETTINGS)
+    plain.load_state_dict(neck.state_dict())  # the same names and shapes
+    return neck, plain
+
+
+@pytest.mark.parametrize(('settings', 'training'), [({}, True), (dict(drop_block=DROP), False)])
+def test_equals_mmdet(settings, training):
+    neck, plain = pair(**settings)
+    assert isinstance(neck, FiberFPN)
+    inputs = maps()
+    for a, b in zip(neck.train(training)(inputs), plain(inputs)):
+        assert torch.equal(a, b)
+
+
+def test_only_the_finer_levels_are_dropped():
+    neck, plain = pair(drop_block=DROP)
+    inputs = maps()
+    seen, wanted = neck.train()(inputs), plain(inputs)
+    same = [torch.equal(a, b) for a, b in zip(seen, wanted)]
+    # The two finer of the three levels; the extra levels come from the top one.
+    assert same == [False, False, True, True, True]
+
+
+def test_one_mask_for_all_channels():
+    block = SharedDropBlock(**DROP).train()
+    kept = block(torch.ones(3, 5, 20, 20)) > 0
+    assert (kept == kept[:, :1]).all()
+    assert 0 < kept.sum() < kept.numel()
+    assert not torch.equal(kept[0], kept[1])
+
+
+def test_blocks_are_dropped_whole():
+    block = SharedDropBlock(drop_prob=0.05, block_size=3).train()
+    dropped = block(torch.ones(1, 1, 40, 40)) == 0
+    assert dropped.any()
+    # Each dropped cell lies in a dropped square of 3 x 3, cut off at the border.
+    padded = torch.nn.functional.pad(dropped.float(), (2, 2, 2, 2), value=1.0)
+    full = torch.nn.functional.avg_pool2d(padded, 3, stride=1) > 0.999
+    covered = torch.nn.functional.max_pool2d(full.float(), 3, stride=1) > 0
+    assert torch.equal(covered, dropped)
+
+
+def test_the_mean_is_kept():
+    block = SharedDropBlock(**DROP).train()
+    x = torch.ones(2, 4, 32, 32)
+    assert block(x).mean().item() == pytest.approx(1, abs=1e-5)
+    share = (block(torch.ones(16, 1, 64, 64)) == 0).float().mean().item()
+    assert 0.2 < share < 0.3  # blocks overlap, so a little less than drop_prob
+
+
+def test_evaluation_drops_nothing():
+    x = torch.randn(1, 2, 8, 8)
+    assert SharedDropBlock(**DROP).eval()(x) is x
+    assert SharedDropBlock(0.0, 3).train()(x) is x
+
+
+@pytest.mark.parametrize('settings', [(1.0, 3), (-0.1, 3), (0.3, 4)])
+def test_bad_settings(settings):
+    with pytest.raises(ValueError, match='odd block_size'):
+        SharedDropBlock(*settings)
