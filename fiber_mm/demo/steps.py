@@ -85,7 +85,12 @@ def make_data(cfg: Config) -> dict[str, Any]:
     """Generate the Shapes images, or find them complete."""
     data = {**DATA, **cfg.get('shapes', {})}
     root = Path(cfg.data_root)
-    generate_shapes(root, dict(data['splits']), data['seed'], data['image_size'])
+    try:
+        generate_shapes(root, dict(data['splits']), data['seed'], data['image_size'])
+    except FileExistsError as error:
+        raise FileExistsError(
+            f'{error}. The demo needs its own images there: move or remove {root}'
+        ) from error
     return dict(root=str(root), **data)
 
 
@@ -93,7 +98,6 @@ def train(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
     """Train by the runner that ``tools/train.py`` uses; keep the weights and what they need."""
     runner = RUNNERS.build(cfg)
     started = time.perf_counter()
-    first = runner.iter if not settings.resume else None
     runner.train()
     iterations = runner.iter
     last = find_last_checkpoint(settings.train_dir)
@@ -111,7 +115,7 @@ def train(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
     return dict(
         iterations=iterations,
         # Of a resumed run only a part was timed.
-        seconds_per_step=None if first is None else round(seconds / max(iterations, 1), 4),
+        seconds_per_step=None if settings.resume else round(seconds / max(iterations, 1), 4),
         batch_size=cfg.train_dataloader.batch_size,
         parameters=parameters,
         seed=runner.seed,
