@@ -24,7 +24,7 @@ model = dict(
             window_size=5,  # 160 pixels: maps of 40, 20, 10 and 5 tokens a side
         ),
         roberta=dict(
-            vocab_size=623,
+            vocab_size=618,
             hidden_size=96,
             num_layers=3,
             num_heads=4,
