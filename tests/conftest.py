@@ -13,6 +13,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import fiber_mm  # noqa: F401  (registers all classes, whatever test runs first)
 
@@ -25,3 +26,12 @@ def _seed() -> None:
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002  (mmdet's transforms draw from the global state)
     torch.manual_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def _no_scope_left_behind():
+    """A runner sets mmengine's default scope for the whole process; later tests must not see it."""
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
