@@ -145,3 +145,28 @@ def test_initial_values():
 def test_levels_in_wrong_order():
     with pytest.raises(ValueError):
         DyHeadTower(8, 8, 1, 2)(maps()[::-1])
+
+
+def test_near_identity_starts_with_each_levels_own_map():
+    torch.manual_seed(1)
+    plain = DyHeadTower(8, 8, 2, 2)
+    torch.manual_seed(1)
+    near = DyHeadTower(8, 8, 2, 2, near_identity=True)
+    for a, b in zip(plain, near):
+        assert not b.offset.weight.any()
+        assert not b.offset.bias.any()
+        difference = b.DyConv[1].conv.weight - a.DyConv[1].conv.weight
+        wanted = torch.zeros_like(difference)
+        wanted[:, :, 1, 1] = torch.eye(8)
+        torch.testing.assert_close(difference, wanted)
+        for k in (0, 2):  # the neighbours' convolutions are left alone
+            assert torch.equal(a.DyConv[k].conv.weight, b.DyConv[k].conv.weight)
+    # With nothing else in the kernel, the convolution halves its input: masks start at 1/2.
+    block = near[0]
+    with torch.no_grad():
+        block.DyConv[1].conv.weight.copy_(wanted)
+        feat = maps()[0]
+        numbers = block.offset(feat)
+        view = block.DyConv[1].conv(feat, numbers[:, :18], numbers[:, 18:].sigmoid())
+        bias = block.DyConv[1].conv.bias
+    torch.testing.assert_close(view - (0 if bias is None else bias[:, None, None]), feat / 2)

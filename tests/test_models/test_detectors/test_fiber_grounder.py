@@ -133,7 +133,8 @@ def test_boxes_are_given_in_pixels_of_the_original_image(model):
     enlarged = boxes(scale_factor=(0.5, 0.25), ori_shape=(256, 192))
     # The last pixel of a box is part of it: 1 is added after rescaling.
     torch.testing.assert_close(
-        enlarged, (boxes() - torch.tensor([0.0, 0, 1, 1])) * torch.tensor([2.0, 4, 2, 4])
+        enlarged,
+        (boxes() - torch.tensor([0.0, 0, 1, 1])) * torch.tensor([2.0, 4, 2, 4])
         + torch.tensor([0.0, 0, 1, 1]),
     )
 
@@ -151,9 +152,7 @@ def test_each_image_of_a_batch_has_its_own_text(model):
     samples = [sample(image, text=text) for image, text in zip(images, texts)]
     together = model.test_step(dict(inputs=images, data_samples=samples))
     for image, text, seen in zip(images, texts, together):
-        assert_same(
-            seen.pred_instances, detect(model, [image], text=text)[0], rtol=1e-4, atol=1e-4
-        )
+        assert_same(seen.pred_instances, detect(model, [image], text=text)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_padding_of_the_text_changes_nothing(model, tokenizer_dir):
