@@ -1,5 +1,8 @@
 """The text-free backbone in a detector of mmdet: one training step, one prediction."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from mmdet.models import RetinaNet
@@ -53,14 +56,9 @@ def test_trains_and_predicts(cfg):
 def test_labels_are_those_of_the_annotation_file(cfg):
     """mmdet pairs names and ids by the file's order, so the config must list them in it."""
     data = DATASETS.build(cfg.test_dataloader.dataset)
-    names = (
-        {c['id']: c['name'] for c in data.coco.dataset['categories']}
-        if hasattr(data, 'coco')
-        else None
-    )
-    if names is not None:
-        assert [names[i] for i in data.cat_ids] == list(data.metainfo['classes'])
-    assert data.cat_ids == list(range(1, 49))
+    content = json.loads(Path(data.ann_file).read_text())
+    names = {category['id']: category['name'] for category in content['categories']}
+    assert [names[i] for i in data.cat_ids] == list(data.metainfo['classes'])
 
 
 def test_takes_the_image_side_of_a_grounder(cfg, model, tmp_path):

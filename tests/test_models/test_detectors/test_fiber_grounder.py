@@ -17,11 +17,16 @@ def model(tokenizer_dir):
     return toy_detector(tokenizer_dir)
 
 
-def assert_same(seen, wanted, **tolerance):
-    assert len(seen) == len(wanted) > 0
-    assert torch.equal(seen.labels, wanted.labels)
-    torch.testing.assert_close(seen.scores, wanted.scores, **tolerance)
-    torch.testing.assert_close(seen.bboxes, wanted.bboxes, **tolerance)
+def assert_same(seen, wanted, tolerance=1e-3):
+    """The same boxes of the same labels and scores, whatever the order of (nearly) equal ones."""
+    for one, other in ((seen, wanted), (wanted, seen)):
+        # Which of those that equal the last one are kept is a matter of rounding, too.
+        sure = one[one.scores > one.scores[-1] + tolerance]
+        assert len(sure) > 4
+        equal = sure.labels[:, None] == other.labels
+        equal &= (sure.scores[:, None] - other.scores).abs() < tolerance
+        equal &= (sure.bboxes[:, None] - other.bboxes).abs().amax(-1) < 100 * tolerance
+        assert equal.any(1).all()
 
 
 # ---- training --------------------------------------------------------------------------------
@@ -83,7 +88,7 @@ def test_a_step_lowers_the_loss(tokenizer_dir):
 
     model = MODELS.build(toy_config(tokenizer_dir)).train()
     optim = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=2e-3))
-    losses = [float(model.train_step(training_batch(), optim)['loss']) for _ in range(6)]
+    losses = [model.train_step(training_batch(), optim)['loss'].item() for _ in range(6)]
     assert losses[-1] < losses[0]
 
 
@@ -143,7 +148,7 @@ def test_images_of_one_size_give_together_what_each_gives_alone(model):
     images = [picture(seed=seed) for seed in range(3)]
     together = detect(model, images, text=CLASSES)
     for image, seen in zip(images, together):
-        assert_same(seen, detect(model, [image], text=CLASSES)[0], rtol=1e-4, atol=1e-4)
+        assert_same(seen, detect(model, [image], text=CLASSES)[0])
 
 
 def test_each_image_of_a_batch_has_its_own_text(model):
@@ -152,14 +157,14 @@ def test_each_image_of_a_batch_has_its_own_text(model):
     samples = [sample(image, text=text) for image, text in zip(images, texts)]
     together = model.test_step(dict(inputs=images, data_samples=samples))
     for image, text, seen in zip(images, texts, together):
-        assert_same(seen.pred_instances, detect(model, [image], text=text)[0], rtol=1e-4, atol=1e-4)
+        assert_same(seen.pred_instances, detect(model, [image], text=text)[0])
 
 
 def test_padding_of_the_text_changes_nothing(model, tokenizer_dir):
     padded = toy_detector(tokenizer_dir, dict(data_preprocessor=dict(pad_to='max')))
     (short,) = detect(model, [picture()], text=CLASSES[:2])
     (long,) = detect(padded, [picture()], text=CLASSES[:2])
-    assert_same(long, short, rtol=1e-4, atol=1e-4)
+    assert_same(long, short)
 
 
 def test_tensor_mode_gives_the_raw_outputs(model):
@@ -207,7 +212,7 @@ def test_prompts_of_one_list_are_ranked_together(tokenizer_dir):
     limit = 12
     model = toy_detector(
         tokenizer_dir,
-        dict(data_preprocessor=dict(chunk_size=1), test_cfg=dict(max_per_img=limit)),
+        dict(data_preprocessor=dict(chunk_size=1), test_cfg=dict(nms_pre=1000, max_per_img=limit)),
     )
     (found,) = detect(model, [picture()], text=CLASSES)
     assert len(found) == limit
@@ -228,7 +233,7 @@ def test_images_with_another_number_of_prompts(tokenizer_dir, counted):
     together = model.test_step(dict(inputs=images, data_samples=samples))
     assert calls['image_trunk'] == 1
     for seen, wanted in zip(together, alone):
-        assert_same(seen.pred_instances, wanted, rtol=1e-4, atol=1e-4)
+        assert_same(seen.pred_instances, wanted)
 
 
 # ---- faults ------------------------------------------------------------------------------------
