@@ -33,7 +33,9 @@ def test_trains_and_predicts(cfg):
     assert type(model) is RetinaNet
     model.init_weights()
     batch = pseudo_collate([data[0], data[1]])
-    optim = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-3))
+    optim = OptimWrapper(
+        torch.optim.AdamW(model.parameters(), lr=1e-4), clip_grad=dict(max_norm=1.0)
+    )
     watched = 'backbone.encoder.image.layers.0.blocks.0.attn.qkv.weight'
     before = model.get_parameter(watched).detach().clone()
     first = model.train_step(batch, optim)

@@ -3,12 +3,13 @@
 import copy
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 
 from fiber_mm.registry import MODELS
 
 FLIPS = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-TTA = dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=200)
+TTA = ConfigDict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=200)
 
 
 def test_flips_are_merged(nano_cfg, model, photo):
