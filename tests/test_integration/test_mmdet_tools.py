@@ -43,7 +43,7 @@ def last_metrics(folder: Path) -> dict:
 def test_train_then_test(nano_cfg, tmp_path, monkeypatch, runner):
     cfg = nano_cfg
     if runner is None:
-        del cfg['runner_type']
+        cfg.pop('runner_type')
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     cfg.default_hooks.checkpoint.interval = 1
     pipeline = cfg.test_dataloader.dataset.pipeline
