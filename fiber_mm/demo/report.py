@@ -81,8 +81,9 @@ def compose(
     reached = sum(metrics['reached'].values())
     intro = (
         'A small FIBER detector, trained from random weights on generated images and captions: '
-        'its image and text encoders exchange information in their last blocks. It finds whatever '
-        'is named, also combinations of colour and shape that no training image or text held.'
+        'its image and text encoders exchange information in their last blocks. Its task is to '
+        'find whatever is named, also combinations of colour and shape that no training image or '
+        'text held.'
     )
     head = (
         '<h1>FIBER on Shapes: open-vocabulary detection and phrase grounding</h1>\n'
