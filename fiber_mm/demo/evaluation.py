@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
         settings: Of the demo.
 
     Returns:
-        Scores as fractions: those of the targets, some more, and ``all_scores``.
+        Scores as fractions: those of the targets, some more, and ``all_scores`` (None where a
+        score is undefined).
     """
     cfg = Config.fromfile(str(settings.model_config))
     scores: dict[str, float] = {}
@@ -38,7 +40,10 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
         ap50_all=scores['coco/bbox_mAP_50'],
         ap_seen=scores['coco/seen_mAP'],
         ap_unseen=scores['coco/unseen_mAP'],
-        all_scores={name: float(value) for name, value in scores.items()},
+        # Without true boxes a score is undefined; JSON has null for that, not NaN.
+        all_scores={
+            name: None if math.isnan(value) else float(value) for name, value in scores.items()
+        },
     )
 
 
