@@ -13,9 +13,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
-import fiber_mm  # noqa: F401  (registers all classes, whatever test runs first)
+import fiber_mm  # noqa: F401  (first: it supplies mmcv's operators and registers all classes)
 
 SEED = 0
 
@@ -29,9 +31,16 @@ def _seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_scope_left_behind():
-    """A runner sets mmengine's default scope for the whole process; later tests must not see it."""
-    before = DefaultScope._instance_dict.copy()
+def _nothing_global_left_behind():
+    """mmengine keeps the default scope and visualisers for the whole process.
+
+    Later tests must not see them: a visualiser is even taken over by the next run that starts in
+    the same second.
+    """
+    kept = [
+        (cls, cls._instance_dict.copy()) for cls in (DefaultScope, Visualizer, DetLocalVisualizer)
+    ]
     yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    for cls, before in kept:
+        cls._instance_dict.clear()
+        cls._instance_dict.update(before)

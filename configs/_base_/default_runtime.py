@@ -13,7 +13,8 @@ default_hooks = dict(
 )
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=False)
 vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+# Without a name: every run in a process has its own, with its own folder.
+visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends)
 
 env_cfg = dict(
     cudnn_benchmark=False,
