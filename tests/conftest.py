@@ -17,7 +17,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
-import fiber_mm  # noqa: F401  (first: it supplies mmcv's operators and registers all classes)
+import fiber_mm  # noqa: F401  (registers all classes, whatever test runs first)
 
 SEED = 0
 

@@ -117,9 +117,10 @@ def trained_scores(model: FiberGrounder, image: Tensor, sample: DetDataSample) -
     head = model.bbox_head
     outputs = model._forward(image, [sample])
     token_map = sample.prompts[0].token_map.float()
-    mean = torch.cat([logits[0].float() for logits in outputs.token_logits]) @ (
-        token_map / token_map.sum(1, keepdim=True)
-    ).t()
+    mean = (
+        torch.cat([logits[0].float() for logits in outputs.token_logits])
+        @ (token_map / token_map.sum(1, keepdim=True)).t()
+    )
     rank = min(CANDIDATES, mean.numel())
     threshold = torch.tensor(max(head.test_settings.score_thr, 1e-6)).logit().to(mean)
     with torch.no_grad():
@@ -140,9 +141,7 @@ def detect_case(spec: Spec, size: tuple[int, int], chunks: int) -> Case:
     @torch.inference_mode()
     def run(count: int = chunks) -> DetDataSample:
         sample.prompts = prompts[:count]
-        with torch.autocast(
-            image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'
-        ):
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'):
             return model.predict(image, [sample])[0]
 
     with torch.no_grad():
@@ -171,9 +170,7 @@ def train_case(spec: Spec, size: tuple[int, int]) -> Case:
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=1e-4)
 
     def run() -> None:
-        with torch.autocast(
-            image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'
-        ):
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'):
             losses = model.loss(image, [sample])
         sum(losses.values()).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

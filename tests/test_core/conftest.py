@@ -71,5 +71,3 @@ def tiny_batch(batch=2, height=40, width=56, tokens=7, seed=0):
 def family(request):
     """Name of each released family."""
     return request.param
-
-

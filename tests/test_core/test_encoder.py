@@ -191,11 +191,15 @@ def test_every_parameter_gets_a_gradient(family):
     encoder = tiny_encoder(family=family)
     found = gradients(encoder, tiny_batch())
     # The norm of the image alone is not part of the fused pass, nor is a skipped text norm.
-    spared = set() if family != 'coarse' else {
-        f'{name}.{kind}'
-        for name in ('image.norm', 'text.encoder.layer.4.output.LayerNorm')
-        for kind in ('weight', 'bias')
-    }
+    spared = (
+        set()
+        if family != 'coarse'
+        else {
+            f'{name}.{kind}'
+            for name in ('image.norm', 'text.encoder.layer.4.output.LayerNorm')
+            for kind in ('weight', 'bias')
+        }
+    )
     assert set(dict(encoder.named_parameters())) - set(found) == spared
     dead = {name for name, grad in found.items() if not grad.any()}
     assert not dead

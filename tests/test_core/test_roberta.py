@@ -81,8 +81,10 @@ def test_cross_attention_enters_before_the_one_shared_norm(last_norm):
         return t.view(*t.shape[:2], 2, 8).transpose(1, 2)
 
     def attention(module, query, memory, bias=None):
-        q, k, v = (heads(t) for t in (
-            module.self.query(query), module.self.key(memory), module.self.value(memory)))
+        q, k, v = (
+            heads(t)
+            for t in (module.self.query(query), module.self.key(memory), module.self.value(memory))
+        )
         scores = q @ k.transpose(2, 3) / 8**0.5
         if bias is not None:
             scores = scores.masked_fill(~bias[:, None, None], -1e4)
@@ -91,8 +93,7 @@ def test_cross_attention_enters_before_the_one_shared_norm(last_norm):
     attended = attention(layer.attention, x, x, mask)
     cross = attention(layer.crossattention_t2i, attended, image)
     hidden = layer.attention.output.LayerNorm(x + attended + 0.6 * cross)
-    wanted = hidden + layer.output.dense(
-        torch.nn.functional.gelu(layer.intermediate.dense(hidden)))
+    wanted = hidden + layer.output.dense(torch.nn.functional.gelu(layer.intermediate.dense(hidden)))
     if last_norm:
         wanted = layer.output.LayerNorm(wanted)
     memory = layer.crossattention_t2i.self.memory(image)
