@@ -24,8 +24,9 @@ from .data import FiberInfiniteSampler, samplers_of, start_at
 from .randomness import mix_seed, seed_everything
 
 _VALIDATED = 'validated_iter'
-# Keeps the seeds of steps apart from those of samples, which are hashed from the same run seed.
-_STEP = -1
+# Keep the seeds of steps and validations apart from those of samples, which are hashed from the
+# same run seed.
+_STEP, _VALIDATION = -1, -2
 
 
 class _ExactLoop:
@@ -90,6 +91,7 @@ class _ExactLoop:
     def _validate(self) -> None:
         # Noted first: the checkpoint that is written inside, for a new best score, must know.
         self.runner.message_hub.update_info(_VALIDATED, self._iter)
+        seed_everything(mix_seed(self.runner.seed, _VALIDATION, get_rank(), self._iter))
         self.runner.val_loop.run()
 
     def _validate_if_interrupted(self, due: bool) -> None:

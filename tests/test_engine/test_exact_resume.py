@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -110,10 +107,23 @@ def test_resume_without_a_seed_in_the_config(tmp_path, monkeypatch):
 @pytest.mark.parametrize('by_epoch', [False, True])
 def test_interrupted_validation_is_done_after_resume(tmp_path, monkeypatch, by_epoch):
     """The plateau schedule reads what validation says, so a lost one would change the weights."""
-    kind = dict(validate=True, by_epoch=by_epoch, save_best=True, interval=4)
+    kind = dict(validate=True, by_epoch=by_epoch, save_by_epoch=by_epoch, save_best=True)
+    compute, scores = toy.ToyMetric.compute_metrics, []
+
+    def noted(self, results):
+        metrics = compute(self, results)
+        scores.append(metrics['error'])
+        return metrics
+
+    monkeypatch.setattr(toy.ToyMetric, 'compute_metrics', noted)
     toy.train(tmp_path / 'whole', **kind)
-    train_and_stop(tmp_path / 'cut', 3, monkeypatch, where='validation', **kind)
+    wanted = scores.copy()
+    scores.clear()
+    with pytest.MonkeyPatch.context() as inner:
+        train_and_stop(tmp_path / 'cut', 3, inner, where='validation', **kind)
+    assert scores == wanted[:2]
     toy.train(tmp_path / 'cut', resume=True, **kind)
+    assert scores == wanted
     cut, whole = (toy.last_state(tmp_path / name) for name in ('cut', 'whole'))
     toy.assert_same_training(cut, whole)
     best = 'best_score'
@@ -122,7 +132,7 @@ def test_interrupted_validation_is_done_after_resume(tmp_path, monkeypatch, by_e
 
 def test_finished_validation_is_not_repeated(tmp_path, monkeypatch):
     """A checkpoint that was written again for a new best score knows that validation is over."""
-    kind = dict(validate=True, by_epoch=True, save_best=True)
+    kind = dict(validate=True, by_epoch=True, save_by_epoch=True, save_best=True)
     train_and_stop(tmp_path, 4, monkeypatch, **kind)
     assert toy.last_state(tmp_path)['message_hub']['runtime_info']['validated_iter'] == 4
     compute, seen = toy.ToyMetric.compute_metrics, []
@@ -229,20 +239,6 @@ def test_hook_is_atomic_in_any_runner():
 # -- a real kill, in a process of its own ----------------------------------------------------------
 
 
-def kill_when(process, condition, seconds: float = 300) -> None:
-    """``kill -9`` the process and its workers as soon as something is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if not process.is_alive():
-            pytest.fail('the run ended before it could be killed')
-        if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail('the moment to kill the run never came')
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.join()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 2])
 def test_kill_while_a_checkpoint_is_being_written(tmp_path, workers):
@@ -250,7 +246,7 @@ def test_kill_while_a_checkpoint_is_being_written(tmp_path, workers):
     cut = tmp_path / 'cut'
     run = toy.start(cut, num_workers=workers, slow_write=1.0)
     second = cut / '.iter_8.pth.tmp'
-    kill_when(run, lambda: second.is_file() and second.stat().st_size > 0)
+    toy.kill_when(run, lambda: second.is_file() and second.stat().st_size > 0)
     assert second.is_file(), 'the kill was meant to hit the writing'
     assert not (cut / 'iter_8.pth').exists()
     assert toy.last_state(cut)['meta']['iter'] == 4
@@ -267,7 +263,7 @@ def test_kill_between_checkpoints(tmp_path, workers, step):
     toy.train(tmp_path / 'whole', **kind)
     cut, trace = tmp_path / 'cut', tmp_path / 'trace.txt'
     run = toy.start(cut, delay=0.01, trace=str(trace), **kind)
-    kill_when(run, lambda: trace.is_file() and len(trace.read_text().splitlines()) > step)
+    toy.kill_when(run, lambda: trace.is_file() and len(trace.read_text().splitlines()) > step)
     toy.train(cut, resume=True, **kind)
     toy.assert_same_training(toy.last_state(cut), toy.last_state(tmp_path / 'whole'))
 

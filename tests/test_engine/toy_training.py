@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -106,6 +108,7 @@ def config(
     trace: str | None = None,
     aspect: bool = False,
     launcher: str = 'none',
+    save_by_epoch: bool = False,
 ) -> Config:
     """A config of the toy run; epochs have four iterations."""
     loader = dict(
@@ -145,7 +148,8 @@ def config(
         param_scheduler=schedule,
         default_hooks=dict(
             checkpoint=dict(
-                type='FiberCheckpointHook', interval=interval, by_epoch=False, max_keep_ckpts=1,
+                type='FiberCheckpointHook', interval=1 if save_by_epoch else interval,
+                by_epoch=save_by_epoch, max_keep_ckpts=1,
                 **(dict(save_best='toy/error', rule='less') if save_best else {}),
             ),
             logger=dict(type='LoggerHook', interval=1),
@@ -238,31 +242,52 @@ def slow_down_writing(seconds: float) -> None:
 def start(work_dir: str | Path, env: dict | None = None, **kwargs) -> BaseProcess:
     """Train the toy in a process group of its own.
 
-    A server process that has imported everything makes them, so that only the first one is slow.
-
     Args:
         work_dir: the run's folder.
         env: environment variables of the process, for distributed runs.
         **kwargs: those of :func:`config`, and ``slow_write``, the seconds that each checkpoint
             takes to be written.
     """
+    return in_a_process(_train_in_child, str(work_dir), env or {}, kwargs)
+
+
+def in_a_process(function: Callable, *args) -> BaseProcess:
+    """Call a function of a module in a process group of its own.
+
+    A server process that has imported everything makes them, so that only the first one is slow.
+    """
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([__name__])
     # The server of Python before 3.13 does not search sys.path for what to import first.
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
         forkserver.ensure_running()
-    process = context.Process(target=_train_in_child, args=(str(work_dir), env or {}, kwargs))
+    process = context.Process(target=_lead_group, args=(function, args))
     process.start()
     return process
 
 
-def _train_in_child(work_dir: str, env: dict, kwargs: dict) -> None:
+def _lead_group(function: Callable, args: tuple) -> None:
     os.setsid()
-    os.environ.update(env)
     torch.set_num_threads(1)
+    function(*args)
+
+
+def _train_in_child(work_dir: str, env: dict, kwargs: dict) -> None:
+    os.environ.update(env)
     slow_down_writing(kwargs.pop('slow_write', 0.0))
     try:
         train(work_dir, **kwargs)
     except Exception:  # noqa: BLE001  (the parent reports it)
         Path(f'{work_dir}.error').write_text(traceback.format_exc())
         sys.exit(1)
+
+
+def kill_when(process: BaseProcess, condition: Callable[[], bool], seconds: float = 300) -> None:
+    """``kill -9`` a process and its workers as soon as something is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.is_alive(), 'the run ended before it could be killed'
+        assert time.monotonic() < deadline, 'the moment to kill the run never came'
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
