@@ -1,15 +1,28 @@
-"""Transforms: reading and resizing images, ground-truth boxes, training prompts."""
+"""Transforms: reading, resizing and augmenting images, ground-truth boxes, prompts, packing."""
 
+from .augment import FiberRandAugment, FiberRandomResizedCrop, FiberSquareResize
 from .boxes import FiberInclusiveBoxes
-from .image import FiberLoadImage, FiberResize, LoadImageFromFile, read_image
+from .image import (
+    FiberLoadImage,
+    FiberResize,
+    LoadImageFromFile,
+    UnreadableImageError,
+    read_image,
+)
 from .prompt import FiberPackInputs, FiberPrompt
+from .text import FiberPackImageText
 
 __all__ = [
     'FiberInclusiveBoxes',
     'FiberLoadImage',
+    'FiberPackImageText',
     'FiberPackInputs',
     'FiberPrompt',
+    'FiberRandAugment',
+    'FiberRandomResizedCrop',
     'FiberResize',
+    'FiberSquareResize',
     'LoadImageFromFile',
+    'UnreadableImageError',
     'read_image',
 ]

@@ -33,11 +33,13 @@ class DropCounter:
     def __init__(self, what: str) -> None:
         self.what = what
         self.total = 0
+        self.last = ''
         self._next_log = 1
 
     def add(self, number: int, example: str) -> None:
         """Count ``number`` more; ``example`` says where."""
         self.total += number
+        self.last = example
         if number and self.total >= self._next_log:
             print_log(f'{self.total} {self.what} left out so far, last in {example}', 'current')
             while self._next_log <= self.total:

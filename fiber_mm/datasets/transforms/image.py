@@ -21,6 +21,10 @@ from fiber_mm.registry import TRANSFORMS
 WHITE = (255, 255, 255)
 
 
+class UnreadableImageError(ValueError):
+    """A file that is no image, or a damaged one."""
+
+
 def read_image(
     path: str, as_released: bool = False, backend_args: dict | None = None
 ) -> np.ndarray:
@@ -37,37 +41,39 @@ def read_image(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty, truncated or no image; names it.
+        UnreadableImageError: If the file is empty, truncated or no image; names it.
     """
     try:
         content = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'there is no image file {path}') from error
     except IsADirectoryError as error:
-        raise ValueError(f'{path} is a folder, an image file is wanted') from error
+        raise UnreadableImageError(f'{path} is a folder, an image file is wanted') from error
     return decode_image(content, path, as_released)
 
 
 def decode_image(content: bytes, path: str = 'image', as_released: bool = False) -> np.ndarray:
     """Decode the bytes of an image file; see :func:`read_image`."""
     if len(content) == 0:
-        raise ValueError(f'the image file {path} is empty (0 bytes)')
+        raise UnreadableImageError(f'the image file {path} is empty (0 bytes)')
     try:
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:
-        raise ValueError(
+        raise UnreadableImageError(
             f'the file {path} ({len(content)} bytes, beginning with {content[:8]!r}) is no image '
             'of a known format'
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise ValueError(f'the image file {path} is damaged: {error}') from error
+        raise UnreadableImageError(f'the image file {path} is damaged: {error}') from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f'the image file {path} is too large to be read: {error}') from error
+        raise UnreadableImageError(
+            f'the image file {path} is too large to be read: {error}'
+        ) from error
     try:
         image.load()
         rgb = image.convert('RGB') if as_released else as_seen(image)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise ValueError(
+        raise UnreadableImageError(
             f'the image file {path} ({image.format}, mode {image.mode}, {image.size[0]} x '
             f'{image.size[1]}) is truncated, damaged or of a colour mode that cannot be read: '
             f'{error}'
@@ -108,8 +114,10 @@ class FiberLoadImage(MMCVLoadImageFromFile):
     ``type='fiber_mm.datasets.LoadImageFromFile'``: the inferencer looks for that last word and
     puts its own loader there, with the same arguments.
 
-    Required Keys: img_path
+    Required Keys: img_path; optional img_bytes, the content of the file (``img_path`` then only
+        says in errors where it comes from)
     Added Keys: img (H, W, 3) uint8 BGR, img_shape, ori_shape
+    Deleted Keys: img_bytes
 
     Args:
         color_type: ``'color'`` for an image as a person sees it, ``'color_ignore_orientation'``
@@ -138,10 +146,13 @@ class FiberLoadImage(MMCVLoadImageFromFile):
         )
 
     def transform(self, results: dict) -> dict:
-        """Read ``img_path``."""
-        img = read_image(
-            results['img_path'], self.color_type != 'color', backend_args=self.backend_args
-        )
+        """Read ``img_path``, or decode ``img_bytes``."""
+        as_released = self.color_type != 'color'
+        content = results.pop('img_bytes', None)
+        if content is None:
+            img = read_image(results['img_path'], as_released, backend_args=self.backend_args)
+        else:
+            img = decode_image(content, results['img_path'], as_released)
         if self.to_float32:
             img = img.astype(np.float32)
         results['img'] = img
