@@ -10,8 +10,8 @@ __version__ = '0.1.0'
 # import name: (names of distributions that provide it, lowest version, first version that is
 # too new). OpenMMLab's own releases and the maintained OneDL builds share the import names.
 HOST_PACKAGES: dict[str, tuple[tuple[str, ...], str, str]] = {
-    'torch': (('torch',), '2.4', '3'),
-    'torchvision': (('torchvision',), '0.19', '1'),
+    'torch': (('torch',), '2.6', '3'),
+    'torchvision': (('torchvision',), '0.21', '1'),
     'mmengine': (('onedl-mmengine', 'mmengine', 'mmengine-lite'), '0.10.4', '1'),
     'mmcv': (('onedl-mmcv', 'mmcv', 'mmcv-lite'), '2.1', '3'),
     'mmdet': (('onedl-mmdetection', 'mmdet'), '3.3', '4'),

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tune_cpu_allocator()
     try:
         RUNNERS.build(load_config(args)).train()
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, FileNotFoundError) as error:
         sys.exit(f'error: {error}')
     except TypeError as error:
         explanation = explain_build_error(error)

@@ -10,6 +10,8 @@ _base_ = [
     '../_base_/datasets/flickr30k_grounding.py',
     '../_base_/default_runtime.py',
 ]
+# A phrase on no token of its caption scores 0.
+model = dict(data_preprocessor=dict(skip_faulty_phrases=True))
 splits = ('val', 'test')
 test_dataloader = dict(
     batch_size=1,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,12 +138,17 @@ def ground(
         or phrases, and their ``label_names``.
 
     Raises:
-        ValueError: For an empty prompt, empty or duplicate class names, spans outside the caption.
+        ValueError: For an empty prompt, empty or duplicate class names, spans outside the caption
+            or on no token of it.
+        TypeError: For a text that is neither a string nor a list of strings, or spans that are no
+            pairs of whole numbers.
     """
     if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
         settings = (tokens_positive, custom_entities, score_thr, caption_prompt)
         return [ground(model, one, text, *settings) for one in image]
     if not isinstance(text, str):
+        if not isinstance(text, Iterable):
+            raise TypeError(f'text must be a string or a list of class names, got {text!r}')
         text = tuple(text)
     if custom_entities is None:
         custom_entities = isinstance(text, str) and tokens_positive is None and lists_classes(text)
@@ -153,6 +158,7 @@ def ground(
             custom_entities=custom_entities,
             tokens_positive=tokens_positive,
             caption_prompt=caption_prompt,
+            img_path=os.fspath(image) if isinstance(image, (str, os.PathLike)) else '',
         )
     )
     # Before the image: a faulty text costs no work.
@@ -209,7 +215,11 @@ def _loaded(image: ImageInput) -> dict:
         image = read_image(path)
     elif isinstance(image, Image.Image):
         image = np.ascontiguousarray(np.asarray(as_seen(image))[..., ::-1])
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    elif not isinstance(image, np.ndarray):
+        raise TypeError(
+            f'an image must be a file, a PIL image or an array, got {type(image).__name__}'
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(
             f'an image array must be uint8 of shape (H, W, 3), got {image.dtype} of {image.shape}; '
             'give a file or a PIL image and it is converted'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -12,12 +11,11 @@ import struct
 import tempfile
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -115,40 +113,51 @@ _READ_ERRORS = (
 )
 
 
-def _stand_ins() -> contextlib.AbstractContextManager:
-    """Makes `weights_only` loading bind the known names to their stand-ins."""
-    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
-        return contextlib.nullcontext()  # torch before 2.6 takes no names: such files are refused
-    return torch.serialization.safe_globals(
-        [(stand_in, name) for stand_in, names in _STAND_INS.items() for name in names]
-    )
+#: Objects, or (object, name) pairs, that `torch.serialization.safe_globals` takes.
+Allowed = Sequence[Any]
+
+
+def _stand_ins() -> Allowed:
+    return [(stand_in, name) for stand_in, names in _STAND_INS.items() for name in names]
 
 
 def _foreign_objects(path: Path) -> list[str]:
     """Names of the classes and functions in a checkpoint that are not known to be harmless."""
-    names = getattr(torch.serialization, 'get_unsafe_globals_in_checkpoint', lambda _: [])(path)
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     known = {name for names in _STAND_INS.values() for name in names}
     return sorted(set(names) - known)
 
 
-def torch_load(path: os.PathLike) -> Any:
-    """`torch.load` that maps the tensors into memory and refuses foreign Python objects.
+def torch_load(
+    path: os.PathLike, map_location: Any = 'cpu', allowed: Allowed | None = None, mmap: bool = True
+) -> Any:
+    """`torch.load` that refuses foreign Python objects.
+
+    Args:
+        path: the file.
+        map_location: as in `torch.load`.
+        allowed: what the file may hold beside tensors and plain values; by default what other
+            programs leave there, replaced by empty stand-ins.
+        mmap: map the tensors into memory instead of reading them.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConversionError: the file is empty, cut off, not a torch file, or holds objects that
+        ConversionError: the file is empty, truncated, not a torch file, or holds objects that
             could run code; nothing of it has been run.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such checkpoint file')
+        raise FileNotFoundError(f'there is no checkpoint {path}')
     if path.stat().st_size == 0:
         raise ConversionError(f'{path} is empty (0 bytes); copy or download it again')
+    path.open('rb').close()  # lacking permission is another error than being damaged
     zipped = zipfile.is_zipfile(path)
     try:
-        with _stand_ins():
+        with torch.serialization.safe_globals(_stand_ins() if allowed is None else list(allowed)):
             # Queues of up to 7 GB are never read when the file is mapped.
-            return torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
+            return torch.load(
+                path, map_location=map_location, weights_only=True, mmap=mmap and zipped
+            )
     except _READ_ERRORS as err:
         reason = _reason(err)
         if isinstance(err, pickle.UnpicklingError) and re.search(_FOREIGN, reason):
@@ -162,12 +171,14 @@ def torch_load(path: os.PathLike) -> Any:
             ) from err
         raise ConversionError(
             f'{path} ({path.stat().st_size:,} bytes) cannot be read as a torch checkpoint; it '
-            f'is cut off, damaged or of another kind. Reason: {reason}'
+            f'is truncated, damaged or of another kind. Reason: {reason}'
         ) from err
 
 
 def _reason(err: Exception) -> str:
     """The one telling sentence of torch's page-long messages."""
+    if isinstance(err, LookupError):
+        return repr(err)
     text = str(err).split('WeightsUnpickler error: ')[-1]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith('Weights only load failed')] or lines
@@ -179,29 +190,35 @@ def read_safetensors(path: os.PathLike) -> tuple[dict[str, Tensor], dict[str, st
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConversionError: the file is cut off or damaged.
+        ConversionError: the file is empty, truncated or damaged.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such checkpoint file')
+        raise FileNotFoundError(f'there is no checkpoint {path}')
+    if path.stat().st_size == 0:
+        raise ConversionError(f'{path} is empty (0 bytes); copy or download it again')
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as err:
         raise ConversionError(
             f'{path} ({path.stat().st_size:,} bytes) cannot be read as a safetensors file; it '
-            f'is cut off or damaged. Reason: {err}'
+            f'is truncated or damaged. Reason: {err}'
         ) from err
 
 
-def read_checkpoint(path: os.PathLike, map_location: Any = None) -> dict[str, Any]:
+def read_checkpoint(
+    path: os.PathLike, map_location: Any = 'cpu', allowed: Allowed | None = None, mmap: bool = True
+) -> dict[str, Any]:
     """A checkpoint file of either format as the dictionary that it holds.
 
     For our own safetensors files the result has the same keys as for our `.pth` files:
-    `state_dict`, `meta`, `unused`. Signature and result suit MMEngine's `CheckpointLoader`.
+    `state_dict`, `meta`, `unused`; their tensors come to the CPU.
+
+    Arguments and errors are those of :func:`torch_load`.
     """
     if Path(path).suffix != '.safetensors':
-        return torch_load(path)
+        return torch_load(path, map_location, allowed, mmap)
     tensors, metadata = read_safetensors(path)
     checkpoint: dict[str, Any] = {
         'state_dict': {k: v for k, v in tensors.items() if not k.startswith(UNUSED_PREFIX)},
@@ -209,12 +226,6 @@ def read_checkpoint(path: os.PathLike, map_location: Any = None) -> dict[str, An
     }
     unused = {k[len(UNUSED_PREFIX) :]: v for k, v in tensors.items() if k.startswith(UNUSED_PREFIX)}
     return checkpoint | ({UNUSED: unused} if unused else {})
-
-
-@CheckpointLoader.register_scheme(prefixes=r'.+\.safetensors$', force=True)
-def load_from_safetensors(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Lets `load_from` and `init_cfg=dict(type='Pretrained')` take `.safetensors` files."""
-    return read_checkpoint(filename, map_location)
 
 
 def pick_tensors(

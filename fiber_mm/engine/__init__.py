@@ -5,7 +5,6 @@ from .checkpoint import (
     CheckpointError,
     load_checkpoint_file,
     load_weights,
-    safe_checkpoint_loading,
     write_atomic,
 )
 from .config import ConfigError, check_config, explain_build_error
@@ -40,7 +39,6 @@ __all__ = [
     'explain_build_error',
     'load_checkpoint_file',
     'load_weights',
-    'safe_checkpoint_loading',
     'tune_cpu_allocator',
     'write_atomic',
 ]

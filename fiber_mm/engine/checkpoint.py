@@ -2,7 +2,8 @@
 
 Writing: a checkpoint appears under its name only when all of it is on the disk (temporary file in
 the same folder, fsync, rename). Reading: ``torch.load(weights_only=True)`` with the few types that
-mmengine's own checkpoints hold, never the fallback to plain pickle of mmengine's loader.
+mmengine's own checkpoints hold, never the fallback to plain pickle of mmengine's loader. Importing
+this module makes mmengine's ``CheckpointLoader`` read that way, too.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import errno
 import os
 import re
 import shutil
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,22 +27,11 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from fiber_mm.convert.io import UNUSED_PREFIX
+from fiber_mm.convert.io import ConversionError, read_checkpoint
 
 ATOMIC_BACKEND = 'fiber_atomic'
 LAST_CHECKPOINT = 'last_checkpoint'
 _TMP_SUFFIX = '.tmp'
-# What torch.load raises for one and another kind of damage.
-_UNREADABLE = (
-    UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -183,7 +172,7 @@ def load_checkpoint_file(filename: str | Path, map_location: Any = 'cpu') -> dic
         map_location: as in ``torch.load``.
 
     Returns:
-        The content; for ``.safetensors`` a dict with ``state_dict``.
+        The content; for ``.safetensors`` a dict with ``state_dict`` and ``meta``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -191,56 +180,15 @@ def load_checkpoint_file(filename: str | Path, map_location: Any = 'cpu') -> dic
             other than tensors, arrays, plain Python values and mmengine's log histories.
     """
     path = Path(filename).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f'there is no checkpoint {path}')
-    if path.stat().st_size == 0:
-        raise CheckpointError(f'{path} is empty (0 bytes): not a checkpoint')
-    if path.suffix == '.safetensors':
-        return dict(state_dict=_load_safetensors(path, map_location))
-
-    # A zip file with a missing end is not recognised as one, and its start is no pickle either.
-    is_zip = zipfile.is_zipfile(path)
-    path.open('rb').close()  # lacking permission is another error than being corrupt
     try:
-        with torch.serialization.safe_globals(_safe_globals()):
-            content = torch.load(path, map_location=map_location, weights_only=True)
-    except _UNREADABLE as error:
-        refused = re.search(r'GLOBAL ([^\s(]+)', str(error))
-        if refused:
-            raise CheckpointError(
-                f'{path} holds a pickled object ({refused[1]}) that is neither a tensor nor plain '
-                'data, and loading it could run foreign code, so nothing was loaded. If you trust '
-                'its origin, load it yourself and save the state dict alone.'
-            ) from error
-        reason = 'corrupt' if is_zip else 'truncated, corrupt or no checkpoint'
-        raise CheckpointError(
-            f'{path} ({path.stat().st_size:,} bytes) is {reason}: {_first_line(error)}'
-        ) from error
+        content = read_checkpoint(path, map_location, _safe_globals(), mmap=False)
+    except ConversionError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f'{path} holds a {type(content).__name__}, wanted a dict of tensors or a checkpoint'
         )
     return content
-
-
-def _load_safetensors(path: Path, map_location: Any) -> dict:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    device = 'cpu' if map_location is None or callable(map_location) else str(map_location)
-    try:
-        tensors = load_file(path, device=device)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f'{path} ({path.stat().st_size:,} bytes) is truncated, corrupt or no safetensors '
-            f'file: {_first_line(error)}'
-        ) from error
-    # What the converter keeps beside the model's weights for the way back.
-    return {key: value for key, value in tensors.items() if not key.startswith(UNUSED_PREFIX)}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _load_local(filename: str, map_location: Any = None) -> dict:
@@ -258,23 +206,10 @@ def _load_http(filename: str, map_location: Any = None, **_: Any) -> dict:
     return load_checkpoint_file(path, map_location=map_location)
 
 
-@contextlib.contextmanager
-def safe_checkpoint_loading() -> Iterator[None]:
-    """All of mmengine's checkpoint loading is safe inside this context.
-
-    ``init_cfg=dict(type='Pretrained')``, ``load_from`` and ``DetInferencer(weights=...)`` end in
-    mmengine's ``CheckpointLoader``. Its loaders for local files and for http are exchanged for
-    ours, and put back on leaving.
-    """
-    ours = {'': _load_local, 'http://': _load_http, 'https://': _load_http}
-    before = {prefix: CheckpointLoader._schemes.get(prefix) for prefix in ours}
-    for prefix, loader in ours.items():
-        CheckpointLoader.register_scheme(prefix, loader, force=True)
-    try:
-        yield
-    finally:
-        for prefix, loader in before.items():
-            CheckpointLoader.register_scheme(prefix, loader, force=True)
+# mmengine's own loaders fall back to plain pickle. `init_cfg=dict(type='Pretrained')`, `load_from`
+# in any runner and DetInferencer(weights=...) all come through here.
+for _prefix, _loader in {'': _load_local, 'http://': _load_http, 'https://': _load_http}.items():
+    CheckpointLoader.register_scheme(_prefix, _loader, force=True)
 
 
 # -- loading into a model --------------------------------------------------------------------------
@@ -309,7 +244,7 @@ def load_weights(
     checkpoint: dict,
     source: str,
     allow_missing: bool = False,
-    revise_keys: list[tuple[str, str]] = ((r'^module\.', ''),),
+    revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
 ) -> None:
     """Copy a checkpoint's weights into a model, and account for every key.
 
@@ -324,40 +259,100 @@ def load_weights(
         CheckpointError: keys that the model does not know, tensors of another shape, or (unless
             ``allow_missing``) weights that the checkpoint lacks. The message lists them.
     """
+    model, renamed, faults = _compared(model, checkpoint, source, revise_keys)
+    fresh = faults.pop('missing') if allow_missing else []
+    refuse(faults, model, source)
+    if fresh:
+        MMLogger.get_current_instance().info(
+            f'{len(fresh)} weights are not in {source} and start fresh: {_shorten(fresh)}'
+        )
+    model.load_state_dict(renamed, strict=False)
+
+
+def check_weights(
+    model: nn.Module,
+    checkpoint: dict,
+    source: str,
+    allow_missing: bool = False,
+    revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
+) -> None:
+    """Raise what :func:`load_weights` would, and load nothing."""
+    model, _, faults = _compared(model, checkpoint, source, revise_keys)
+    if allow_missing:
+        del faults['missing']
+    refuse(faults, model, source)
+
+
+def what_fits(
+    model: nn.Module,
+    checkpoint: dict,
+    source: str,
+    revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
+) -> dict:
+    """The checkpoint with those weights alone that fit the model; the others are logged.
+
+    Arguments are those of :func:`load_weights`.
+    """
+    checkpoint = with_state_dict(checkpoint, source)
+    _, renamed, faults = _compared(model, checkpoint, source, revise_keys)
+    for what in ('unknown', 'of another shape'):
+        if faults[what]:
+            MMLogger.get_current_instance().warning(
+                f'load_strict=False: {len(faults[what])} weights of {source} are {what} and left '
+                f'out: {_shorten(faults[what])}'
+            )
+    left_out = {*faults['unknown'], *(key.split(':')[0] for key in faults['of another shape'])}
+    fitting = {key: value for key, value in renamed.items() if key not in left_out}
+    return {**checkpoint, 'state_dict': fitting}
+
+
+def weight_faults(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+    """What does not fit between weights and a model.
+
+    Returns:
+        ``unknown`` and ``missing`` keys, and those ``of another shape`` ("key: (2, 3), wanted
+        (2, 4)").
+    """
+    own = model.state_dict()
+    return {
+        'unknown': [key for key in state if key not in own],
+        # Counters of batch norm layers are not there in files from before they existed.
+        'missing': [
+            key for key in own if key not in state and not key.endswith('num_batches_tracked')
+        ],
+        'of another shape': [
+            f'{key}: {tuple(value.shape)}, wanted {tuple(own[key].shape)}'
+            for key, value in state.items()
+            if key in own and getattr(value, 'shape', None) != getattr(own[key], 'shape', None)
+        ],
+    }
+
+
+def refuse(faults: Mapping[str, list[str]], model: nn.Module, source: str) -> None:
+    """Raise a CheckpointError that lists the faults, if there are any."""
+    problems = [f'{len(keys)} {what}: {_shorten(keys)}' for what, keys in faults.items() if keys]
+    if problems:
+        raise CheckpointError(
+            f'{source} does not fit {type(model).__name__}: {"; ".join(problems)}. Use the config '
+            'that the checkpoint was trained with, convert it (tools/convert_checkpoint.py), or '
+            'set load_strict=False to take what fits.'
+        )
+
+
+def _compared(
+    model: nn.Module, checkpoint: dict, source: str, revise_keys: Sequence[tuple[str, str]]
+) -> tuple[nn.Module, dict[str, torch.Tensor], dict[str, list[str]]]:
+    """The model without wrappers, the weights under the keys to load, and what does not fit."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
-    state = with_state_dict(checkpoint, source)['state_dict']
     renamed = {}
-    for key, value in state.items():
+    for key, value in with_state_dict(checkpoint, source)['state_dict'].items():
         for pattern, replacement in revise_keys:
             key = re.sub(pattern, replacement, key)
         renamed[key] = value
-    try:
-        missing, unexpected = model.load_state_dict(renamed, strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f'{source} does not fit {type(model).__name__}: {error}. Is it a checkpoint of '
-            'another model size or family?'
-        ) from error
-    # Counters of batch norm layers from before they existed.
-    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
-    problems = []
-    if unexpected:
-        problems.append(f'{len(unexpected)} unknown: {_shorten(unexpected)}')
-    if missing and not allow_missing:
-        problems.append(f'{len(missing)} missing: {_shorten(missing)}')
-    if problems:
-        raise CheckpointError(
-            f'the keys of {source} do not fit {type(model).__name__}: {"; ".join(problems)}. '
-            'Use the config that the checkpoint was trained with, convert it '
-            '(tools/convert_checkpoint.py), or set load_strict=False to take what fits.'
-        )
-    if missing:
-        MMLogger.get_current_instance().info(
-            f'{len(missing)} weights are not in {source} and start fresh: {_shorten(missing)}'
-        )
+    return model, renamed, weight_faults(model, renamed)
 
 
-def _shorten(names: list[str], limit: int = 8) -> str:
+def _shorten(names: Sequence[str], limit: int = 8) -> str:
     shown = ', '.join(names[:limit])
     return shown if len(names) <= limit else f'{shown}, ... ({len(names) - limit} more)'

@@ -10,6 +10,7 @@ import torch.distributed
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -18,10 +19,11 @@ from fiber_mm.registry import RUNNERS
 from .checkpoint import (
     ATOMIC_BACKEND,
     CheckpointError,
+    check_weights,
     find_last_checkpoint,
     load_checkpoint_file,
     load_weights,
-    safe_checkpoint_loading,
+    what_fits,
     with_state_dict,
 )
 
@@ -40,21 +42,6 @@ class FiberRunner(Runner):
     - Data sets behind our samplers are seeded per sample.
     - ``launcher='pytorch'`` works without a GPU (gloo).
     """
-
-    def train(self) -> nn.Module:
-        """Train; see mmengine."""
-        with safe_checkpoint_loading():
-            return super().train()
-
-    def val(self) -> dict:
-        """Validate; see mmengine."""
-        with safe_checkpoint_loading():
-            return super().val()
-
-    def test(self) -> dict:
-        """Test; see mmengine."""
-        with safe_checkpoint_loading():
-            return super().test()
 
     # -- checkpoints --
 
@@ -91,33 +78,23 @@ class FiberRunner(Runner):
             CheckpointError: unreadable, or keys that do not fit.
         """
         if '://' in str(filename):
-            from mmengine.runner.checkpoint import _load_checkpoint
-
-            with safe_checkpoint_loading():
-                checkpoint = _load_checkpoint(filename, map_location=map_location)
+            checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
         else:
             checkpoint = load_checkpoint_file(filename, map_location=map_location)
         if self._resume:
             self._check_resumable(checkpoint, filename)
         checkpoint = with_state_dict(checkpoint, str(filename))
-        # Hooks may exchange entries of the state dict (EMA does), so they come first.
-        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-
         strict = self.cfg.get('load_strict') if strict is None else strict
+        starts_training = self._train_dataloader is not None and not self._resume
+        allow_missing = strict is False or (strict is None and starts_training)
+        source = str(filename)
         if strict is False:
-            from mmengine.runner.checkpoint import _load_checkpoint_to_model
-
-            model = getattr(self.model, 'module', self.model)
-            _load_checkpoint_to_model(model, checkpoint, False, revise_keys=revise_keys)
+            checkpoint = what_fits(self.model, checkpoint, source, revise_keys)
         else:
-            starts_training = self._train_dataloader is not None and not self._resume
-            load_weights(
-                self.model,
-                checkpoint,
-                source=str(filename),
-                allow_missing=strict is None and starts_training,
-                revise_keys=revise_keys,
-            )
+            check_weights(self.model, checkpoint, source, allow_missing, revise_keys)
+        # Hooks may exchange entries of the state dict (EMA does), so they come before loading.
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        load_weights(self.model, checkpoint, source, allow_missing, revise_keys)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint

@@ -104,9 +104,39 @@ def test_faulty_input(model, path, tmp_path):
         ground(model, str(broken), 'red circle .')
     with pytest.raises(ValueError, match=r'\(H, W, 3\).*\(4, 4\)'):
         ground(model, np.zeros((4, 4), np.uint8), 'red circle .')
-    for text, message in (([], 'empty'), (['red', 'red'], 'red'), (['red', ' '], 'empty')):
-        with pytest.raises(ValueError, match=message):
-            ground(model, path, text)
+    with pytest.raises(ValueError, match=r'\(0, 4, 3\)'):
+        ground(model, np.zeros((0, 4, 3), np.uint8), 'red circle .')
+    with pytest.raises(TypeError, match='NoneType'):
+        ground(model, None, 'red circle .')
+    with pytest.raises(TypeError, match='a list of class names, got 5'):
+        ground(model, path, 5)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('', 'the prompt is empty'),
+        (' . ', 'the prompt is empty'),
+        ([], 'the prompt is empty'),
+        (['red', ' '], "class name ' ' is empty"),
+        ('red . . blue', 'class name number 1 of .* is empty'),
+        (['red', 'red'], "class name 'red' .* is the same"),
+        ('red . red', "class name 'red' .* is the same"),
+        ('a ' * 400, r'has \d+ tokens, the limit is 256'),
+        (['a ' * 400, 'b'], r'\(800 characters\) alone has \d+ tokens'),
+    ],
+)
+def test_faulty_texts(model, path, text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        ground(model, path, text)
+    assert path in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize('span', [(0, 99), (-2, 3), (4, 4), (5, 2), (1, 2)])
+def test_faulty_spans(model, path, span):
+    with pytest.raises(ValueError, match=r'phrase'):
+        ground(model, path, 'a red circle', tokens_positive=[[span]])
 
 
 def test_weights_are_loaded_and_checked(model, options, tmp_path, path):

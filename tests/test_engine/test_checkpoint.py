@@ -13,7 +13,6 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint as mmengine_load
-from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,7 +21,6 @@ from fiber_mm.engine import (
     checkpoint,
     load_checkpoint_file,
     load_weights,
-    safe_checkpoint_loading,
     write_atomic,
 )
 
@@ -137,7 +135,7 @@ def test_reads_safetensors(tmp_path):
 
 def test_foreign_pickle_is_refused_and_never_runs(evil):
     file, sign = evil
-    with pytest.raises(CheckpointError, match=r'evil\.pth holds a pickled object \(pathlib'):
+    with pytest.raises(CheckpointError, match=r'evil\.pth was refused.*\(pathlib'):
         load_checkpoint_file(file)
     assert not sign.exists()
 
@@ -146,7 +144,7 @@ def test_foreign_pickle_in_the_old_format(tmp_path):
     sign = tmp_path / 'code_ran'
     file = tmp_path / 'old.pth'
     torch.save(dict(a=Evil(sign)), file, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match='holds a pickled object'):
+    with pytest.raises(CheckpointError, match='was refused'):
         load_checkpoint_file(file)
     (tmp_path / 'bare.pth').write_bytes(pickle.dumps(dict(a=Evil(sign))))
     with pytest.raises(CheckpointError, match=r'bare\.pth'):
@@ -195,18 +193,15 @@ def test_not_a_checkpoint(tmp_path):
         load_checkpoint_file(tmp_path / 'nothing.pth')
 
 
-def test_host_loaders_are_safe_inside_the_context_only(evil):
+def test_loading_of_the_host_is_safe(evil):
     """`init_cfg` and the inferencers load by mmengine's function."""
     file, sign = evil
-    before = dict(CheckpointLoader._schemes)
     model = nn.Linear(1, 1, bias=False)
-    with pytest.raises(CheckpointError), safe_checkpoint_loading():
+    with pytest.raises(CheckpointError):
         mmengine_load(model, str(file))
     assert not sign.exists()
-    assert CheckpointLoader._schemes == before
     torch.save(dict(state_dict=model.state_dict()), file)
-    with safe_checkpoint_loading():
-        mmengine_load(model, str(file), strict=True)
+    mmengine_load(model, str(file), strict=True)
 
 
 # -- keys --
@@ -250,7 +245,10 @@ def test_missing_keys_may_start_fresh_only_if_allowed():
 def test_other_shape():
     state = model().state_dict()
     state['0.weight'] = torch.zeros(4, 2)
-    with pytest.raises(CheckpointError, match=r'a\.pth does not fit Sequential(?s:.)*0\.weight'):
+    with pytest.raises(
+        CheckpointError,
+        match=r'a\.pth does not fit Sequential.*0\.weight: \(4, 2\), wanted \(3, 2\)',
+    ):
         load_weights(model(), state, 'a.pth')
 
 

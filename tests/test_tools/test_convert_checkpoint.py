@@ -40,4 +40,4 @@ def test_convert(tool, tiny, tmp_path, capsys):
 def test_refusal_is_an_exit_code(tool, tmp_path, capsys):
     missing = tmp_path / 'none.pth'
     assert tool.main([str(missing), str(tmp_path / 'b.pth')]) == 1
-    assert f'{missing}: no such checkpoint file' in ''.join(capsys.readouterr())
+    assert f'there is no checkpoint {missing}' in ''.join(capsys.readouterr())

@@ -6,7 +6,11 @@
 tokenizer = 'roberta-base'
 
 # The name ends so that mmdet's DetInferencer finds it.
-load_image = dict(type='fiber_mm.datasets.LoadImageFromFile', color_type='color_ignore_orientation')
+load_image = dict(
+    type='fiber_mm.datasets.LoadImageFromFile',
+    color_type='color_ignore_orientation',
+    backend_args=dict(backend='fiber_image', as_released=True),
+)
 load_boxes = dict(type='LoadAnnotations', with_bbox=True)
 inclusive_boxes = dict(type='FiberInclusiveBoxes')
 train_resize = dict(type='FiberResize', short=(480, 560, 640, 720, 800), max_long=1333)

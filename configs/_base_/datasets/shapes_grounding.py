@@ -4,7 +4,9 @@ data_root = 'data/shapes/'
 tokenizer = data_root + 'tokenizer'
 shapes = dict(splits=dict(train=6000, val=500), seed=0, image_size=256)
 
-load_image = dict(type='fiber_mm.datasets.LoadImageFromFile')
+load_image = dict(
+    type='fiber_mm.datasets.LoadImageFromFile', backend_args=dict(backend='fiber_image')
+)
 load_boxes = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='FiberInclusiveBoxes'),

@@ -14,11 +14,13 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmdet.structures.bbox import autocast_box_type
 from mmengine import fileio
+from mmengine.fileio import BaseStorageBackend, register_backend
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fiber_mm.registry import TRANSFORMS
 
 WHITE = (255, 255, 255)
+IMAGE_BACKEND = 'fiber_image'
 
 
 class UnreadableImageError(ValueError):
@@ -106,13 +108,39 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert('RGB')
 
 
+@register_backend(IMAGE_BACKEND)
+class FiberImageBackend(BaseStorageBackend):
+    """Hands out any image as a plain bitmap, read by :func:`read_image`.
+
+    mmdet's ``DetInferencer`` exchanges the loading transform of a config for mmcv's, which shows
+    what lies below transparent pixels and does not name a faulty file. It keeps ``backend_args``:
+    ``dict(backend='fiber_image')`` there has images read as :class:`FiberLoadImage` reads them.
+
+    Args:
+        as_released: See :func:`read_image`.
+    """
+
+    def __init__(self, as_released: bool = False) -> None:
+        self.as_released = as_released
+
+    def get(self, filepath: str) -> bytes:
+        """The bytes of a bitmap file."""
+        bitmap = io.BytesIO()
+        Image.fromarray(read_image(str(filepath), self.as_released)[..., ::-1]).save(bitmap, 'BMP')
+        return bitmap.getvalue()
+
+    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
+        """Images are no text."""
+        raise NotImplementedError(f'{IMAGE_BACKEND!r} reads images, {filepath} is wanted as text')
+
+
 @TRANSFORMS.register_module()
 class FiberLoadImage(MMCVLoadImageFromFile):
     """Load an image by :func:`read_image`.
 
     In a config that mmdet's ``DetInferencer`` shall open, write
     ``type='fiber_mm.datasets.LoadImageFromFile'``: the inferencer looks for that last word and
-    puts its own loader there, with the same arguments.
+    puts its own loader there, with the same arguments; see :class:`FiberImageBackend`.
 
     Required Keys: img_path; optional img_bytes, the content of the file (``img_path`` then only
         says in errors where it comes from)
@@ -150,7 +178,9 @@ class FiberLoadImage(MMCVLoadImageFromFile):
         as_released = self.color_type != 'color'
         content = results.pop('img_bytes', None)
         if content is None:
-            img = read_image(results['img_path'], as_released, backend_args=self.backend_args)
+            ours = (self.backend_args or {}).get('backend') == IMAGE_BACKEND
+            backend_args = None if ours else self.backend_args
+            img = read_image(results['img_path'], as_released, backend_args=backend_args)
         else:
             img = decode_image(content, results['img_path'], as_released)
         if self.to_float32:

@@ -17,6 +17,7 @@ from fiber_mm.models.utils.prompts import (
     caption_prompt,
     chunk_class_prompts,
     class_prompt,
+    shown,
     split_class_string,
 )
 from fiber_mm.models.utils.token_maps import spans_to_token_map
@@ -165,7 +166,7 @@ class PromptTokenizer:
         for row in (~token_map.any(1)).nonzero().flatten().tolist():
             message = (
                 f'phrase {prompt.names[row]!r} (label {prompt.labels[row]}, spans '
-                f'{prompt.spans[row]}) covers no token of the prompt {prompt.text!r}'
+                f'{prompt.spans[row]}) covers no token of the prompt {shown(prompt.text)}'
             )
             if strict:
                 raise ValueError(f'{message}: correct its spans')
@@ -178,14 +179,15 @@ class PromptTokenizer:
             names=list(prompt.names),
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        return tokens.padded(self._padded_length(len(ids)))
+        return tokens.padded(self.padded_length(len(ids)))
 
     def pad_together(self, prompts: Sequence[TokenizedPrompt]) -> list[TokenizedPrompt]:
         """Pad the prompts of a batch to the longest of them."""
         length = max(len(prompt) for prompt in prompts)
         return [prompt.padded(length) for prompt in prompts]
 
-    def _padded_length(self, length: int) -> int:
+    def padded_length(self, length: int) -> int:
+        """What a text of ``length`` tokens, at most ``max_tokens``, is padded to."""
         if self.pad_to == 'max':
             return self.max_tokens
         rounded = -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
@@ -196,8 +198,8 @@ class PromptTokenizer:
         if lost:
             raise ValueError(
                 f'the prompt has {length} tokens, the limit is {self.max_tokens}: phrase '
-                f'{prompt.names[lost[0]]!r} (and {len(lost) - 1} more) would be lost. Shorten the '
-                'text, or in training sample fewer classes (FiberPrompt)'
+                f'{shown(prompt.names[lost[0]])} (and {len(lost) - 1} more) would be lost. '
+                'Shorten the text, or in training sample fewer classes (FiberPrompt)'
             )
 
 
@@ -263,6 +265,9 @@ class FiberDataPreprocessor(DetDataPreprocessor):
         pad_to: ``'max'`` (the original) or ``'longest'``.
         chunk_size: Most classes of one prompt in testing; None: as many as fit.
         vocab_size: Size of the model's word embedding, to be checked against the tokenizer.
+        skip_faulty_phrases: In testing, phrases whose spans lie outside the caption or on no token
+            score 0, with a warning, instead of being an error; for evaluation on data that may
+            have some.
         **kwargs: For mmdet's ``DetDataPreprocessor``.
     """
 
@@ -273,9 +278,11 @@ class FiberDataPreprocessor(DetDataPreprocessor):
         pad_to: str = 'max',
         chunk_size: int | None = None,
         vocab_size: int | None = None,
+        skip_faulty_phrases: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.skip_faulty_phrases = skip_faulty_phrases
         self.text = PromptTokenizer(tokenizer, max_tokens, pad_to, vocab_size)
         self.chunk_size = chunk_size
         self._class_lists: OrderedDict[tuple, list[TokenizedPrompt]] = OrderedDict()
@@ -285,7 +292,7 @@ class FiberDataPreprocessor(DetDataPreprocessor):
 
         Args:
             data: ``inputs`` and ``data_samples`` as collated.
-            training: Whether ground truth gets token maps and faulty spans are errors.
+            training: Whether ground truth gets token maps.
 
         Returns:
             The batch, with ``prompts`` in every data sample.
@@ -339,7 +346,10 @@ class FiberDataPreprocessor(DetDataPreprocessor):
                 training,
             )
         except (ValueError, TypeError) as error:
-            raise type(error)(f'{_image_of(sample)}: {error}') from error
+            image = sample.get('img_path')
+            if not image:
+                raise
+            raise type(error)(f'{image}: {error}') from error
 
     def _tokenize(
         self,
@@ -355,8 +365,8 @@ class FiberDataPreprocessor(DetDataPreprocessor):
                     "a caption in training needs 'tokens_positive': add it to meta_keys of "
                     'PackDetInputs'
                 )
-            prompt = caption_prompt(text, tokens_positive, strict=training)
-            return [self.text(prompt, strict=training)]
+            strict = training or not self.skip_faulty_phrases
+            return [self.text(caption_prompt(text, tokens_positive, strict), strict)]
         if isinstance(text, str):
             names: Sequence[str] = split_class_string(text)
         elif isinstance(text, Mapping):  # the label map of an ODVG dataset

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
+from fiber_mm.engine.checkpoint import refuse, weight_faults
 from fiber_mm.models.data_preprocessors.text import TokenizedPrompt
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import ImageTrunk, TextTrunk
@@ -60,6 +62,9 @@ class FiberGrounder(SingleStageDetector):
             )
         if hasattr(self.data_preprocessor, 'text'):
             self.data_preprocessor.text.expect_vocab_size(roberta.vocab_size)
+        self._lenient = False
+        # Weights that the loaded checkpoint lacked.
+        self._missing: list[str] = []
 
     # ---- parts -----------------------------------------------------------------------------
 
@@ -88,6 +93,35 @@ class FiberGrounder(SingleStageDetector):
         mask = features.text_mask
         return self.neck(maps), features.text_tokens * mask[..., None], mask
 
+    # ---- weights ---------------------------------------------------------------------------
+
+    def load_state_dict(
+        self, state_dict: Mapping, strict: bool = True, assign: bool = False
+    ) -> Any:
+        """torch's; its ``strict=False`` is a wish and checked no further."""
+        self._lenient = not strict
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        finally:
+            self._lenient = False
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        """Refuse weights that do not fit.
+
+        mmengine's loading, as in DetInferencer or ``Runner``, comes here, too, and would only log
+        them. What the checkpoint lacks may be trained, but not used for prediction.
+        """
+        if not self._lenient:
+            weights = {
+                key.removeprefix(prefix): value
+                for key, value in state_dict.items()
+                if key.startswith(prefix)
+            }
+            faults = weight_faults(self, weights)
+            self._missing = faults.pop('missing')
+            refuse(faults, self, 'the checkpoint')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     # ---- mmdet's interface -------------------------------------------------------------------
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict:
@@ -99,6 +133,7 @@ class FiberGrounder(SingleStageDetector):
                 (``bboxes``, ``positive_map``).
         Returns: ``loss_cls``, ``loss_bbox``, ``loss_centerness``.
         """
+        self._missing = []  # they are being trained
         prompts = [self._prompts(sample)[0] for sample in batch_data_samples]
         features = self.grounded_features(self.image_trunk(batch_inputs), self.text_trunk(prompts))
         return self.bbox_head.loss(*features, batch_data_samples)
@@ -122,6 +157,7 @@ class FiberGrounder(SingleStageDetector):
         self, trunk: ImageTrunk, samples: list[DetDataSample], rescale: bool = True
     ) -> list[DetDataSample]:
         """:meth:`predict` for images that went through :meth:`image_trunk` before."""
+        refuse({'missing': self._missing}, self, 'the loaded checkpoint')
         prompts = [self._prompts(sample) for sample in samples]
         if len({len(p) for p in prompts}) == 1:
             results = self._detect(trunk, prompts, samples, rescale)

@@ -7,6 +7,8 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
 
 from .phrases import find_noun_phrases
 
@@ -36,6 +38,11 @@ class Prompt:
     labels: list[int] = field(default_factory=list)
 
 
+def shown(text: str, limit: int = 100) -> str:
+    """A text in quotes for a message, cut where it is long."""
+    return repr(text) if len(text) <= limit else f'{text[:limit]!r}... ({len(text)} characters)'
+
+
 def clean_class_name(name: str) -> str:
     """Turn a class name of a dataset into words, exactly as the original does.
 
@@ -58,8 +65,21 @@ def clean_class_name(name: str) -> str:
 
 
 def split_class_string(text: str) -> list[str]:
-    """Split ``"cat. red car. dog"`` into class names; empty ones are left out."""
-    return [name.strip() for name in text.strip(SEPARATOR).split(SEPARATOR) if name.strip(' .')]
+    """Split ``"cat. red car. dog"`` into class names; separators at either end are no names.
+
+    Raises:
+        ValueError: If there is nothing between two separators.
+    """
+    inner = text.strip(SEPARATOR)
+    if not inner:
+        return []
+    names = [name.strip() for name in inner.split(SEPARATOR)]
+    for index, name in enumerate(names):
+        if not name.strip('.'):
+            raise ValueError(
+                f'class name number {index} of {shown(text)} is empty: give a name before every "."'
+            )
+    return names
 
 
 def check_class_names(names: Sequence[str]) -> None:
@@ -202,14 +222,23 @@ def chunk_class_prompts(
                 too_long = end
             end = (fits + too_long) // 2
         if fits == start:
+            count = count_tokens(build(start, start + 1).text)
             raise ValueError(
-                f'class {names[start]!r} alone has {count_tokens(build(start, start + 1).text)} '
-                f'tokens, the limit is {max_tokens}: shorten it'
+                f'class {shown(names[start])} alone has {count} tokens, the limit is '
+                f'{max_tokens}: shorten it'
             )
         chunks.append(build(start, fits))
         guess = fits - start
         start = fits
     return chunks
+
+
+def _is_pair(span: Any) -> bool:
+    return (
+        isinstance(span, Sequence)
+        and len(span) == 2
+        and all(isinstance(end, Integral) and not isinstance(end, bool) for end in span)
+    )
 
 
 def _span_fault(caption: str, span: Sequence[int]) -> str | None:
@@ -262,9 +291,10 @@ def caption_prompt(
     for label, entity_spans in entities.items():
         kept = []
         for span in entity_spans:
-            if isinstance(span, (str, int)) or len(span) != 2:
+            if not _is_pair(span):
                 raise TypeError(
-                    f'tokens_positive must hold, for each entity, a list of pairs [start, end); '
+                    'tokens_positive must hold, for each entity, a list of pairs [start, end) of '
+                    'whole numbers, such as [[[0, 12]], [[19, 28]]] for two entities; '
                     f'got {span!r} in {entity_spans!r} of phrase {label}'
                 )
             fault = _span_fault(caption, span)
@@ -272,7 +302,7 @@ def caption_prompt(
                 kept.append((int(span[0]), int(span[1])))
                 continue
             message = (
-                f'span {span!r} of phrase {label} {fault}; the caption is {caption!r}, '
+                f'span {span!r} of phrase {label} {fault}; the caption is {shown(caption)}, '
                 'spans count its characters from 0'
             )
             if strict:

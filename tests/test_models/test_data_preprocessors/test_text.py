@@ -253,7 +253,24 @@ def test_faulty_training_samples(preprocessor):
         preprocessor(make_batch(make_sample([0], text='a cat')), True)
 
 
-def test_faulty_spans_score_nothing_in_testing(preprocessor):
+@pytest.mark.parametrize(
+    ('spans', 'error', 'message'),
+    [
+        ([[[2, 9]]], ValueError, r'image\.jpg: span \[2, 9\] of phrase 0 lies outside the caption'),
+        ([[[2, 5]], [[1, 2]]], ValueError, r"phrase ' ' \(label 1.*covers no token"),
+        ([[]], ValueError, 'covers no token'),
+        ([[2, 5]], TypeError, r'pairs \[start, end\)'),
+        ([[[0, 'a']]], TypeError, 'whole numbers'),
+        ([[[0, 1.5]]], TypeError, 'whole numbers'),
+    ],
+)
+def test_faulty_spans(preprocessor, spans, error, message):
+    with pytest.raises(error, match=message):
+        preprocessor(make_batch(make_sample(text='a cat', tokens_positive=spans)), False)
+
+
+def test_faulty_spans_of_evaluation_data_can_score_nothing(tokenizer_dir):
+    preprocessor = FiberDataPreprocessor(tokenizer_dir, skip_faulty_phrases=True)
     sample = make_sample(text='a cat', tokens_positive=[[[2, 5]], [[2, 9]]])
     with pytest.warns(UserWarning, match='outside the caption'):
         (sample,) = preprocessor(make_batch(sample), False)['data_samples']

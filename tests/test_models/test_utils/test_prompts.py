@@ -88,6 +88,9 @@ def test_names_that_differ_in_parentheses_are_two_classes():
 def test_split_class_string():
     assert split_class_string('cat. red car . dog.') == ['cat', 'red car', 'dog']
     assert split_class_string(' . ') == []
+    for text in ('cat. . dog', 'cat . .. . dog'):
+        with pytest.raises(ValueError, match='class name number 1 of .* is empty'):
+            split_class_string(text)
 
 
 def count_words(text):
