@@ -17,6 +17,7 @@ field                              meaning
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +64,18 @@ class _Batched:
             return t.to(*others, dtype=dtype, **keywords)
 
         return self.map(move)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Any]) -> Any:
+        """One batch of several, of one shape beside the number of samples."""
+        return cls(
+            *(
+                tuple(map(torch.cat, zip(*values)))
+                if isinstance(values[0], tuple)
+                else torch.cat(values)
+                for values in zip(*parts)
+            )
+        )
 
     def detach(self) -> Any:
         """Cut off from the graph."""
@@ -115,6 +128,25 @@ class TextTrunk(_Batched, _TextTrunk):
     """
 
     __slots__ = ()
+
+
+class TextBatch(NamedTuple):
+    """The texts of a batch as ids, made by ``FiberImageTextPreprocessor``.
+
+    Attributes:
+        input_ids: (B, T) int64.
+        attention_mask: (B, T) bool, True for tokens.
+        masked_ids: (B, T) int64, the same with words hidden for MLM; None without them.
+        masked_positions: (M,) int64, where words are to be guessed, counted over the flattened
+            (B, T); made on the host, so that no step waits for the device to know M.
+        masked_labels: (M,) int64, the right words there.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    masked_ids: Tensor | None = None
+    masked_positions: Tensor | None = None
+    masked_labels: Tensor | None = None
 
 
 class ImageFeatures(NamedTuple):

@@ -18,6 +18,7 @@ from .data import (
 from .hooks import FiberCheckpointHook, FiberEarlyStoppingHook
 from .loops import FiberEpochTrainLoop, FiberIterTrainLoop
 from .optim import FiberBf16OptimWrapper, FiberOptimWrapperConstructor
+from .queue import FiberQueueHook
 from .runner import FiberRunner
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     'FiberInfiniteSampler',
     'FiberIterTrainLoop',
     'FiberOptimWrapperConstructor',
+    'FiberQueueHook',
     'FiberRunner',
     'FiberSeededDataset',
     'check_config',

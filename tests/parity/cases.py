@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from math import isqrt
+from unittest import mock
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from torch import Tensor, nn
 
 from fiber_mm.convert import initial_weights
 from fiber_mm.models.dense_heads.fiber_atss_head import centerness_targets
+from fiber_mm.models.losses.itc import ContrastOutput, contrastive_loss
+from fiber_mm.models.losses.itm import negative_weights
+from fiber_mm.models.multimodal.queue import NegativeQueue
 from fiber_mm.models.task_modules.box_coder import encode_boxes
 
 from . import kit
@@ -324,7 +329,7 @@ def coarse_fused(models: Models, golden: Golden, cmp: Comparison) -> None:
     loaded = models.get(golden.manifest)
     model, arrays = loaded.model, golden.arrays
     with torch.no_grad(), autocast(cmp), traced(loaded, golden, cmp):
-        joint = model(kit.coarse_image(golden), *_texts(arrays))
+        joint = model.joint(model.encoder(kit.coarse_image(golden), *_texts(arrays)))
         logits = model.mlm_score(joint.text).float()
         itm, rank = model.itm_score(joint.pooled), model.rank_scores(joint.pooled)
     compare_sample(cmp, golden, 'text_feats', joint.text, FEATURES)
@@ -363,6 +368,143 @@ def coarse_itc(models: Models, golden: Golden, cmp: Comparison) -> None:
     cmp.close('temp', model.temp, arrays['temp'], FEATURES)
 
 
+@contextlib.contextmanager
+def pretraining(loaded: Loaded, golden: Golden) -> Iterator[dict]:
+    """The model with the golden's queue and its drawn negatives; notes what they are drawn by."""
+    model, seen = loaded.model, {}
+
+    def drawn(contrast: ContrastOutput, own: Tensor, drawable: int) -> tuple[Tensor, Tensor]:
+        for name in ('t2i', 'i2t'):
+            seen[name] = negative_weights(getattr(contrast, name)[:, :drawable], own)
+        names = ('image_negatives', 'text_negatives')
+        return tuple(torch.from_numpy(golden.arrays[name]) for name in names)
+
+    queue = kit.GoldenQueue(golden)
+    with (
+        mock.patch.object(model, 'queue', queue),
+        mock.patch.object(model, 'draw_negatives', drawn),
+    ):
+        yield seen
+
+
+def coarse_losses(models: Models, golden: Golden, cmp: Comparison) -> None:
+    """Losses of a pre-training step with a queue that is filled in part, and full."""
+    loaded = models.get(golden.manifest)
+    model, arrays = loaded.model, golden.arrays
+    images, texts = kit.coarse_image(golden), kit.coarse_texts(golden)
+    logits: list[Tensor] = []
+    with torch.no_grad(), pretraining(loaded, golden) as weights:
+        hook = model.itm_score.register_forward_hook(lambda _, __, out: logits.append(out))
+        losses = model.loss(images, texts)
+        hook.remove()
+        cmp.close('itm_logits', logits[0], arrays['itm_logits'], COARSE_LOGITS)
+        for name, loss in losses.items():
+            if name.startswith('loss_'):
+                name = name.removeprefix('loss_') + '_loss'
+                cmp.relative(name, loss, arrays[name], LOSS)
+        for name, value in weights.items():
+            cmp.close(f'weights_{name}', value, arrays[f'weights_{name}'], DERIVED, scale=1.0)
+
+        # The whole of the MLM logits, of which the loss needs those of hidden words only.
+        joint = model.joint(model.encoder(images, texts.masked_ids, texts.attention_mask))
+        compare_sample(cmp, golden, 'mlm_logits', model.mlm_score(joint.text), COARSE_LOGITS)
+
+        trunks = model.trunks(images, texts)
+        image, text = model.contrast_image(trunks.image), model.contrast_text(trunks.text)
+        model.queue.noise = False
+        compare_contrast(cmp, model, image.pooled, text.pooled, 'itc_loss_filled_only', arrays)
+        model.queue.noise = True
+        model.queue.fill()
+        weights = compare_contrast(
+            cmp, model, image.pooled, text.pooled, 'itc_loss_full_queue', arrays
+        )
+        for name, value in weights.items():
+            name = f'weights_{name}_full_queue'
+            cmp.close(name, value, arrays[name], DERIVED, scale=1.0)
+
+    queue = NegativeQueue(golden.meta['queue']['size'])
+    queue.pointer, queue.total = map(int, arrays['wrap_ptr_total_before'])
+    queue.put(image.pooled, text.pooled, images, texts.input_ids, texts.attention_mask)
+    after = np.array([queue.pointer, queue.total])
+    cmp.equal('wrap_ptr_total_after', after, arrays['wrap_ptr_total_after'])
+    stored = queue.features(image.pooled)[0]
+    cmp.equal('what the wrap wrote', stored[[-1, 0]], image.pooled.numpy())
+
+
+def compare_contrast(
+    cmp: Comparison, model: nn.Module, image: Tensor, text: Tensor, name: str, arrays
+) -> dict[str, Tensor]:
+    """Contrast with the queue as it is; returns the weights of hard negatives."""
+    own, drawable = model.places(len(image), image.device)
+    contrast = contrastive_loss(image, text, *model.candidates(image, text), own, model.temp)
+    cmp.relative(name, contrast.loss, arrays[name], LOSS)
+    return {
+        name: negative_weights(getattr(contrast, name)[:, :drawable], own)
+        for name in ('t2i', 'i2t')
+    }
+
+
+def coarse_grads(models: Models, golden: Golden, cmp: Comparison) -> None:
+    """Gradients of the sum of the losses, parameter by parameter."""
+    loaded = models.get(golden.manifest)
+    model, arrays = loaded.model, golden.arrays
+    model.zero_grad(set_to_none=True)
+    try:
+        with pretraining(loaded, golden):
+            losses = model.loss(kit.coarse_image(golden), kit.coarse_texts(golden))
+        losses = {name: loss for name, loss in losses.items() if name.startswith('loss_')}
+        for name, loss in losses.items():
+            name = name.removeprefix('loss_') + '_loss'
+            cmp.relative(name, loss.detach(), arrays[name], LOSS)
+        total = sum(losses.values())
+        cmp.relative('total_loss', total.detach(), arrays['total_loss'], LOSS)
+        total.backward()
+        compare_coarse_gradients(cmp, loaded, golden)
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+# Their true value is 0 (a key's bias shifts all scores of a query alike): rounding noise.
+_ZERO_GRADIENT = re.compile(r'(attention|crossattention_t2i)\.self\.key\.bias$')
+
+
+def compare_coarse_gradients(cmp: Comparison, loaded: Loaded, golden: Golden) -> None:
+    """Norms of all parameters and of modules, gates together, stored tensors."""
+    arrays, used = golden.arrays, loaded.report.used
+    norms = dict(zip(arrays['norm_names'].tolist(), arrays['norms']))
+    without = set(golden.meta['no_grad'])
+    ours = {key for key in used if used[key] in dict(loaded.model.named_parameters())}
+    cmp.equal('parameters', np.array(sorted(ours - without)), np.array(sorted(norms)))
+    for key in sorted(without & ours):
+        cmp.at_least(f'{key} has none', no_gradient(kit.our_parameter(loaded, key).grad), 1)
+    got = {}
+    for key, want in norms.items():
+        got[key] = float(kit.our_parameter(loaded, key).grad.double().norm())
+        if _ZERO_GRADIENT.search(key):
+            # Against the gradient of the bias beside it, which is of the usual size.
+            scale = norms[key.replace('.key.', '.value.')]
+            cmp.close(f'norms {key}', got[key] / scale, np.array(0.0), GRADIENT, scale=1.0)
+        elif 'alpha_' not in key:
+            cmp.relative(f'norms {key}', got[key], want, GRADIENT)
+    for group, want in zip(arrays['group_names'].tolist(), arrays['group_norms']):
+        norm = np.linalg.norm([got[key] for key in norms if key.split('.')[0] == group])
+        cmp.relative(f'group_norms {group}', norm, want, GRADIENT)
+
+    gates = [key for key in arrays if key.startswith('grad/') and 'alpha_' in key]
+    want = np.concatenate([arrays[key] for key in gates]).astype(np.float64)
+    grads = [kit.our_parameter(loaded, key.removeprefix('grad/')).grad for key in gates]
+    cmp.close('gates', torch.cat(grads), want, GATES, scale=float(np.linalg.norm(want)))
+    for key in [key for key in arrays if key.startswith('grad/') and '__' not in key]:
+        grad = kit.our_parameter(loaded, key.removeprefix('grad/')).grad
+        if key in gates:
+            continue
+        if f'{key}__strides' in arrays:
+            value, slices, _, std = golden.sample(key)
+            cmp.close(key, grad[slices], value, GRADIENT, std=std)
+        else:
+            cmp.close(key, grad, arrays[key], GRADIENT)
+
+
 def coarse_posbias(models: Models, golden: Golden, cmp: Comparison) -> None:
     """Bias tables resized to another window by the converter's path for initial weights."""
     tables = {
@@ -390,6 +532,8 @@ CASES: dict[str, Callable[[Models, Golden, Comparison], None]] = {
     'fine_refexp': fine_refexp,
     'coarse_fused': coarse_fused,
     'coarse_itc': coarse_itc,
+    'coarse_losses': coarse_losses,
+    'coarse_grads': coarse_grads,
     'coarse_posbias': coarse_posbias,
 }
 BF16 = ('fine_features', 'fine_head', 'fine_refexp', 'coarse_fused', 'coarse_itc')

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 from fiber_mm.convert import Report
 from fiber_mm.convert.files import convert_file
+from fiber_mm.models.multimodal.queue import NegativeQueue
 from fiber_mm.registry import MODELS
+from fiber_mm.structures import TextBatch
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get('FIBER_PARITY') or Path(__file__).parent / 'data')
 
 # Kinds of goldens without a case; each is reported by name.
 NOT_COVERED = {
-    'coarse_losses': 'the pre-training losses have no model yet',
-    'coarse_grads': 'the pre-training losses have no model yet',
     'coarse_vqa': 'the VQA model is not there yet',
     'coarse_nlvr2': 'the NLVR2 model is not there yet',
     'coarse_caption': 'the captioner is not there yet',
@@ -130,7 +130,8 @@ def model_config(family: str, window: int) -> dict:
         cfg.backbone.fusion.norm_i2t_query = family == 'fine_refexp'
         cfg.backbone.swin.window_size = window
     else:
-        cfg = Config.fromfile(ROOT / 'configs/_base_/models/fiber_swin-b_coarse.py').model
+        name = 'pretrain' if family == 'coarse_pretrain' else 'coarse'
+        cfg = Config.fromfile(ROOT / f'configs/_base_/models/fiber_swin-b_{name}.py').model
         cfg.swin.window_size = window
     cfg.data_preprocessor = None
     return cfg
@@ -216,6 +217,59 @@ def coarse_image(golden: Golden, name: str = 'image') -> Tensor:
     value = value.astype(np.float32)
     np.testing.assert_array_equal(value[:, :, 0, :4], golden.arrays[f'{name}__probe'])
     return torch.from_numpy(value)
+
+
+def coarse_texts(golden: Golden) -> TextBatch:
+    """The texts of a golden of pre-training, with their hidden words."""
+    arrays = {
+        name: torch.from_numpy(golden.arrays[name])
+        for name in ('text_ids', 'text_masks', 'text_ids_mlm', 'text_labels_mlm')
+    }
+    labels = arrays['text_labels_mlm'].flatten()
+    positions = (labels != -100).nonzero()[:, 0]
+    return TextBatch(
+        arrays['text_ids'],
+        arrays['text_masks'].bool(),
+        arrays['text_ids_mlm'],
+        positions,
+        labels[positions],
+    )
+
+
+class GoldenQueue(NegativeQueue):
+    """The queue of a golden: what pre-training found before its step.
+
+    Its images are no 8-bit ones, so they are kept as they are.
+
+    Args:
+        golden: of pre-training.
+    """
+
+    def __init__(self, golden: Golden) -> None:
+        queue = golden.meta['queue']
+        super().__init__(queue['size'])
+        arrays, seeds = golden.arrays, queue['seeds']
+        for name in ('image', 'text'):
+            random = np.random.RandomState(seeds[f'{name}_queue'])
+            probe = arrays[f'{name}_queue__probe']
+            value = random.standard_normal((768, queue['size'])).astype(np.float32)
+            end = queue['normalised_columns']
+            value[:, :end] /= np.linalg.norm(value[:, :end], axis=0)
+            np.testing.assert_allclose(value[:4, :8], probe, rtol=1e-6)
+            self._stored[f'{name}_features'] = torch.from_numpy(value).t().contiguous()
+        random = np.random.RandomState(seeds['image_input_queue'])
+        ids = torch.from_numpy(arrays['queue_text_ids'])
+        images = random.standard_normal((len(ids), 3, *[golden.meta['image_size']] * 2))
+        self._stored['pixels'] = torch.from_numpy(images.astype(np.float32))
+        self._stored['input_ids'] = ids
+        self._stored['attention_mask'] = torch.from_numpy(arrays['queue_text_masks']).bool()
+        self.pointer, self.total = queue['ptr'], queue['total']
+
+    def fill(self) -> None:
+        """Make a full queue of it: every column of unit length, none of them noise."""
+        for name in ('image_features', 'text_features'):
+            self._stored[name] = torch.nn.functional.normalize(self._stored[name], dim=1)
+        self.total = self.size
 
 
 def our_parameter(loaded: Loaded, key: str) -> nn.Parameter:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
+from fiber_mm.config_lookup import config_folder
+from fiber_mm.convert.arch import BASE
+from fiber_mm.convert.layout import layout
 from fiber_mm.engine import FiberOptimWrapperConstructor
 from fiber_mm.engine.optim import COARSE_RULES, FINE_RULES, GroupRule, parameter_factors
-from fiber_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from fiber_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 
 PARITY = Path(__file__).parents[1] / 'parity' / 'data'
 
@@ -45,6 +49,10 @@ def build(model: nn.Module, lr=1e-4, weight_decay=0.05, **paramwise):
         paramwise,
     )
     return constructor(model)
+
+
+def base_config(name: str) -> Config:
+    return Config.fromfile(str(config_folder() / '_base_' / f'{name}.py'))
 
 
 def settings(model: nn.Module, wrapper) -> dict[str, tuple[float, float]]:
@@ -118,6 +126,70 @@ def test_coarse_groups_are_the_originals(task):
     got = parameter_factors(expected, rules)
     wrong = {name: (got[name], wanted) for name, wanted in expected.items() if got[name] != wanted}
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    'task', ['pretrain', 'vqa', 'nlvr2', 'caption', 'retrieval_itc', 'retrieval_itm']
+)
+def test_coarse_groups_hold_for_our_names(task):
+    """The groups are chosen by our parameters' names: the converter says which is which."""
+    groups = json.loads((PARITY / 'optim_coarse.json').read_text())[task]['groups']
+    entries = layout(f'coarse_{task}', BASE)
+    expected = {}
+    for key, names in groups.items():
+        lr_mult, decay = key.split('x_decay')
+        for name in names:
+            ours = entries[name].ours
+            if ours:  # the others take no part in the task
+                expected[ours] = float(lr_mult), float(decay) / 0.01
+    assert expected.keys() == {entry.ours for entry in entries.values() if entry.ours}
+    got = parameter_factors(expected, [GroupRule(**rule) for rule in COARSE_RULES])
+    wrong = {name: (got[name], wanted) for name, wanted in expected.items() if got[name] != wanted}
+    assert not wrong
+
+
+def test_coarse_groups_of_the_built_model():
+    """Through the constructor, on the shipped model: what is frozen stays out."""
+    groups = json.loads((PARITY / 'optim_coarse.json').read_text())['pretrain']['groups']
+    entries = layout('coarse_pretrain', BASE)
+    cfg = base_config('models/fiber_swin-b_pretrain').model
+    cfg.data_preprocessor = None
+    with torch.device('meta'):
+        model = MODELS.build(cfg)
+    got = settings(model, build(model, lr=1e-5, weight_decay=0.01, preset='coarse'))
+    assert not any('rank_output' in name for name in got)
+    for key, names in groups.items():
+        lr_mult, decay = map(float, key.split('x_decay'))
+        for name in names:
+            ours = entries[name].ours
+            if ours and 'rank_output' not in name:
+                assert got.pop(ours) == pytest.approx((1e-5 * lr_mult, decay)), ours
+    assert not got, 'parameters that the original does not have'
+
+
+def test_linear_decay_after_a_warm_up():
+    """The schedule of the coarse configs, a hundred times shorter, step by step."""
+    numbers = json.loads((PARITY / 'optim_coarse.json').read_text())['pretrain']
+    assert (numbers['decay_power'], numbers['end_lr']) == (1, 0)
+    cfg = base_config('schedules/pretrain_100k')
+    assert cfg.iterations == numbers['max_steps']
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer.lr == numbers['learning_rate']
+    assert list(optimizer.betas) == numbers['betas']
+    assert optimizer.eps == numbers['eps']
+    steps = numbers['max_steps'] // 100
+    warmup = int(numbers['warmup_steps'] * steps)
+    lr = numbers['learning_rate']
+    wrapper = build(nn.Linear(2, 2), lr=lr)
+    schedulers = []
+    for scheduler in cfg.param_scheduler:
+        scheduler.begin, scheduler.end = scheduler.begin // 100, (scheduler.end - 1) // 100 + 1
+        schedulers.append(PARAM_SCHEDULERS.build(dict(scheduler, optimizer=wrapper)))
+    for step in range(steps):
+        wanted = lr * min(step / warmup, (steps - step) / (steps - warmup))
+        assert wrapper.param_groups[0]['lr'] == pytest.approx(wanted, rel=1e-5, abs=2e-9 * lr)
+        for scheduler in schedulers:
+            scheduler.step()
 
 
 def test_rule_without_parameters_is_an_error():

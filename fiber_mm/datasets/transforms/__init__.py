@@ -9,12 +9,14 @@ from .image import (
     UnreadableImageError,
     read_image,
 )
+from .mask import FiberMaskTokens
 from .prompt import FiberPackInputs, FiberPrompt
 from .text import FiberPackImageText
 
 __all__ = [
     'FiberInclusiveBoxes',
     'FiberLoadImage',
+    'FiberMaskTokens',
     'FiberPackImageText',
     'FiberPackInputs',
     'FiberPrompt',

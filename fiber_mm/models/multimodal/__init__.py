@@ -1,5 +1,6 @@
 """Models of the coarse stage."""
 
 from .base import FiberMultimodal
+from .pretrain import FiberPretrain
 
-__all__ = ['FiberMultimodal']
+__all__ = ['FiberMultimodal', 'FiberPretrain']

@@ -1,5 +1,6 @@
-"""Prompts, noun phrases and token maps: pure functions shared by data and models."""
+"""Prompts, noun phrases, token maps, batches of all ranks: functions shared by data and models."""
 
+from .gather import gather_batch, places_in_gathered
 from .phrases import find_noun_phrases
 from .prompts import (
     Prompt,
@@ -20,6 +21,8 @@ __all__ = [
     'class_prompt',
     'clean_class_name',
     'find_noun_phrases',
+    'gather_batch',
+    'places_in_gathered',
     'spans_to_token_map',
     'split_class_string',
     'token_to_class_scores',

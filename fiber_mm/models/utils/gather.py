@@ -1,0 +1,38 @@
+"""Batches of all ranks as one, in the order in which one process would have seen them."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.dist import all_gather, get_dist_info
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather as all_gather_with_grad
+
+
+def gather_batch(x: Tensor, with_grad: bool = False) -> Tensor:
+    """Concatenate a tensor over the ranks.
+
+    Samples interleave (rank 0's first, rank 1's first, ..., rank 0's second, ...): our samplers
+    deal a stream out to the ranks, and this puts it together again.
+
+    Args:
+        x: (B, ...), of one shape on all ranks.
+        with_grad: Whether gradients flow back to the rank that each sample came from: each gets
+            the sum over the ranks, of which DDP then takes the mean, as one process would.
+
+    Returns:
+        (B * world size, ...); ``x`` itself in a single process.
+    """
+    _, world = get_dist_info()
+    if world == 1:
+        return x
+    if with_grad and x.requires_grad:
+        parts = all_gather_with_grad(x)
+    else:
+        parts = all_gather(x.detach().contiguous())
+    return torch.stack(tuple(parts), 1).flatten(0, 1)
+
+
+def places_in_gathered(batch: int, device: torch.device) -> Tensor:
+    """(batch,) int64: where this rank's samples stand in :func:`gather_batch`'s result."""
+    rank, world = get_dist_info()
+    return torch.arange(batch, device=device) * world + rank
