@@ -3,18 +3,23 @@
     python tools/benchmark.py detect [--precision bf16] [--runs 5] [--against plain]
     python tools/benchmark.py detect_chunks
     python tools/benchmark.py train_step
+    python tools/benchmark.py pretrain_step
+    python tools/benchmark.py itm_rerank
 
 detect         one image of 800x1056, one prompt of 80 classes in 256 tokens, to final boxes
 detect_chunks  one image of 480x640, four such prompts that share the image trunk
 train_step     one image of 800x1056: loss, backward and optimiser step
+pretrain_step  two pairs of 384x384 and 40 tokens: the losses of coarse pre-training and their
+               backward, negatives from the batch; pretrain_step_queue: from a queue of 4,096
+itm_rerank     matching scores of all pairs of four images of 384x384 and 16 captions
 
 The last line on stdout is one JSON object. seconds: median of the runs; peak_memory_mb: largest
 resident set of a fresh process that does nothing else (on a GPU: largest allocation);
 peak_gflops: the faster of torch.mm and a 1x1 convolution in the same process at the same
 precision; fraction: share of it that the model reaches, its operations (tflop) counted by
 formula. With --against plain, a second process takes turns with the first: torchvision's
-deformable convolution, F.linear, attention written out, fp32; speedup is the median ratio of
-neighbouring runs.
+deformable convolution, F.linear, attention written out, every use of an image encoded anew, fp32;
+speedup is the median ratio of neighbouring runs.
 """
 
 from __future__ import annotations
