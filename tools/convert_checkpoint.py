@@ -58,7 +58,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--ema',
         action='store_true',
-        help='take the moving average (model_ema) instead of the weights',
+        help='take the moving average (model_ema) instead of the weights; files of our own '
+        'training hold it as their weights already',
     )
     parser.add_argument(
         '--any-size', action='store_true', help='accept other sizes than FIBER-Base'

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -236,7 +237,9 @@ def pick_tensors(
     Args:
         checkpoint: what the file holds: `state_dict` (Lightning, MMEngine), `model` (the fine
             stage, Swin) or the tensors themselves.
-        ema: take the moving average (`model_ema`, MMEngine: `ema_state_dict`) instead.
+        ema: take the moving average of the weights: `model_ema`. In MMEngine's files it is the
+            `state_dict` already, since its EMA hook exchanges the two on saving; `ema_state_dict`
+            holds the weights without averaging.
         source: name of the file, for errors.
 
     Returns:
@@ -250,7 +253,14 @@ def pick_tensors(
             f'{source} holds a {type(checkpoint).__name__}, wanted a dictionary '
             'of tensors or of containers (state_dict, model)'
         )
-    names = ('model_ema', 'ema_state_dict') if ema else ('state_dict', 'model')
+    names = ('model_ema',) if ema else ('state_dict', 'model')
+    if isinstance(checkpoint.get('ema_state_dict'), Mapping):
+        names = ('state_dict',)
+        print_log(
+            f"{source}: 'state_dict' is the moving average, which MMEngine's EMA hook exchanges "
+            "with the weights on saving; the weights themselves, in 'ema_state_dict', are left out",
+            'current',
+        )
     held = [name for name in names if isinstance(checkpoint.get(name), Mapping)]
     if held:
         state, where = checkpoint[held[0]], f'{source}[{held[0]!r}]'
@@ -261,8 +271,6 @@ def pick_tensors(
         )
     else:
         state, where = checkpoint, source
-    if ema:
-        state = {key: value for key, value in state.items() if key != 'steps'}
     other = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if other or not state:
         found = f'{len(other)} entries that are no tensors: {_some(other)}' if other else 'nothing'

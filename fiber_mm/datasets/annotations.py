@@ -114,7 +114,25 @@ def group_annotations(content: dict, path: str) -> tuple[list[dict], dict[Any, l
     return images, of_image
 
 
+class LeftOut(Counter):
+    """Counts what is left out of a data set, and remembers the first case of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[str, str] = {}
+
+    def add(self, what: str, where: str) -> None:
+        """Count one more; ``where`` says which annotation."""
+        self[what] += 1
+        self.first.setdefault(what, where)
+
+
 def log_counts(path: str, num_samples: int, left_out: Counter) -> None:
     """Log how many samples a file has and what was left out of it."""
-    rest = ', '.join(f'{number} {what}' for what, number in sorted(left_out.items()) if number)
+    first = getattr(left_out, 'first', {})
+    rest = ', '.join(
+        f'{number} {what}' + (f' (first: {first[what]})' if what in first else '')
+        for what, number in sorted(left_out.items())
+        if number
+    )
     print_log(f'{path}: {num_samples} samples; left out: {rest or "nothing"}', 'current')

@@ -11,6 +11,7 @@ from mmdet.datasets import BaseDetDataset
 from fiber_mm.registry import DATASETS
 
 from .annotations import (
+    LeftOut,
     box_fault,
     check_box,
     group_annotations,
@@ -68,7 +69,7 @@ class FiberCocoDataset(BaseDetDataset):
         )
         self._set_classes(self._categories(content))
         images, annotations = group_annotations(content, self.ann_file)
-        left_out: Counter = Counter()
+        left_out = LeftOut()
         samples = [
             self._parse(image, annotations.get(image['id'], []), left_out) for image in images
         ]
@@ -91,11 +92,11 @@ class FiberCocoDataset(BaseDetDataset):
         self.cat_ids = [category['id'] for category in categories]
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
 
-    def _parse(self, image: dict, annotations: list[dict], left_out: Counter) -> dict:
+    def _parse(self, image: dict, annotations: list[dict], left_out: LeftOut) -> dict:
         instances = []
         for annotation in annotations:
-            where = f'{self.ann_file}: annotation {annotation.get("id")} of image {image["id"]}'
-            x, y, w, h = check_box(annotation['bbox'], where)
+            where = f'annotation {annotation.get("id")} of image {image["id"]}'
+            x, y, w, h = check_box(annotation['bbox'], f'{self.ann_file}: {where}')
             box = [x, y, x + w, y + h]
             if annotation['category_id'] not in self.cat2label:
                 left_out['boxes of other classes'] += 1
@@ -104,7 +105,7 @@ class FiberCocoDataset(BaseDetDataset):
             if annotation.get('ignore', False):
                 fault = 'marked "ignore"'
             if fault is not None:
-                left_out[f'boxes {fault}'] += 1
+                left_out.add(f'boxes {fault}', where)
                 continue
             instances.append(
                 {

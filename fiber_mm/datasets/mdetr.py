@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections import Counter
 from typing import Any
 
 from mmdet.datasets import BaseDetDataset
@@ -11,6 +10,7 @@ from mmdet.datasets import BaseDetDataset
 from fiber_mm.registry import DATASETS
 
 from .annotations import (
+    LeftOut,
     box_fault,
     check_box,
     group_annotations,
@@ -50,7 +50,7 @@ class FiberMDETRDataset(BaseDetDataset):
         """Read the annotation file."""
         content = read_json(self.ann_file, ('images', 'annotations'), self.backend_args)
         images, annotations = group_annotations(content, self.ann_file)
-        left_out: Counter = Counter()
+        left_out = LeftOut()
         samples = []
         for image in images:
             sample = self._parse(image, annotations.get(image['id'], []), left_out)
@@ -61,7 +61,7 @@ class FiberMDETRDataset(BaseDetDataset):
         log_counts(self.ann_file, len(samples), left_out)
         return samples
 
-    def _parse(self, image: dict, annotations: list[dict], left_out: Counter) -> dict:
+    def _parse(self, image: dict, annotations: list[dict], left_out: LeftOut) -> dict:
         if 'caption' not in image:
             raise ValueError(
                 f'{self.ann_file}: image {image["id"]} has no caption, only {sorted(image)}; '
@@ -72,15 +72,15 @@ class FiberMDETRDataset(BaseDetDataset):
         instances = []
         phrase_boxes: list[list] = [[] for _ in entities]
         for annotation in annotations:
-            where = f'{self.ann_file}: annotation {annotation.get("id")} of image {image["id"]}'
+            where = f'annotation {annotation.get("id")} of image {image["id"]}'
             if annotation.get('iscrowd', 0):
                 left_out['crowd boxes'] += 1
                 continue
-            x, y, w, h = check_box(annotation['bbox'], where)
+            x, y, w, h = check_box(annotation['bbox'], f'{self.ann_file}: {where}')
             box = [x, y, x + w, y + h]
             fault = box_fault(box, image['height'], image['width'])
             if fault is not None:
-                left_out[f'boxes {fault}'] += 1
+                left_out.add(f'boxes {fault}', where)
                 continue
             labels = _labels_of(annotation['tokens_positive'], entities)
             if not labels:

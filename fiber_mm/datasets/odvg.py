@@ -10,7 +10,15 @@ from mmdet.datasets import BaseDetDataset
 
 from fiber_mm.registry import DATASETS
 
-from .annotations import box_fault, check_box, has_valid_box, log_counts, read_json, read_json_lines
+from .annotations import (
+    LeftOut,
+    box_fault,
+    check_box,
+    has_valid_box,
+    log_counts,
+    read_json,
+    read_json_lines,
+)
 from .transforms.prompt import class_list
 
 
@@ -50,7 +58,7 @@ class FiberODVGDataset(BaseDetDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read the annotation file."""
-        left_out: Counter = Counter()
+        left_out = LeftOut()
         samples = []
         for where, row in read_json_lines(self.ann_file, self.backend_args):
             missing = [key for key in ('filename', 'height', 'width') if key not in row]
@@ -74,16 +82,16 @@ class FiberODVGDataset(BaseDetDataset):
         return samples
 
     def _instance(
-        self, row: dict, box: Any, label: int, where: str, left_out: Counter
+        self, row: dict, box: Any, label: int, where: str, left_out: LeftOut
     ) -> list[dict]:
         box = check_box(box, where)
         fault = box_fault(box, row['height'], row['width'])
         if fault is not None:
-            left_out[f'boxes {fault}'] += 1
+            left_out.add(f'boxes {fault}', where)
             return []
         return [{'bbox': box, 'bbox_label': label, 'ignore_flag': 0}]
 
-    def _parse_detection(self, row: dict, where: str, left_out: Counter) -> dict:
+    def _parse_detection(self, row: dict, where: str, left_out: LeftOut) -> dict:
         if self.classes is None:
             raise ValueError(f'{where} is a detection sample: give a label_map_file')
         instances = []
@@ -98,7 +106,7 @@ class FiberODVGDataset(BaseDetDataset):
             instances += self._instance(row, obj['bbox'], label, place, left_out)
         return {'instances': instances}
 
-    def _parse_grounding(self, row: dict, where: str, left_out: Counter) -> dict:
+    def _parse_grounding(self, row: dict, where: str, left_out: LeftOut) -> dict:
         instances, spans = [], []
         for number, region in enumerate(row['grounding']['regions']):
             boxes = region['bbox']

@@ -54,8 +54,6 @@ def check_config(cfg: dict) -> None:
         if key in known:
             continue
         for candidate in known:
-            if candidate in cfg:
-                continue
             limit = 2 if min(len(key), len(candidate)) >= 9 else 1
             if _edit_distance(key, candidate) <= limit:
                 raise ConfigError(

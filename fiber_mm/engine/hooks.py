@@ -29,6 +29,11 @@ class FiberCheckpointHook(CheckpointHook):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.args:  # mmengine hands on what it does not know, and fails when it saves
+            raise TypeError(
+                f'{type(self).__name__}.__init__() got an unexpected keyword argument '
+                f'{next(iter(self.args))!r}'
+            )
         if self.backend_args is None and self.file_client_args is None:
             self.backend_args = dict(backend=ATOMIC_BACKEND)
 

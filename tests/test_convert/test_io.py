@@ -154,11 +154,12 @@ def test_moving_average():
     fine = {'model': STATE, 'model_ema': {f'module.{k}': v for k, v in ema.items()}}
     assert pick_tensors(fine, ema=True) == ema
     assert pick_tensors(fine) == STATE
-    engine = {
-        'state_dict': STATE,
-        'ema_state_dict': {'steps': torch.tensor(3), **{f'module.{k}': v for k, v in ema.items()}},
-    }
-    assert pick_tensors(engine, ema=True) == ema
+    # MMEngine's EMA hook writes the average as the model's weights.
+    raw = {'steps': torch.tensor(3), **{f'module.{k}': v for k, v in STATE.items()}}
+    engine = {'state_dict': ema, 'ema_state_dict': raw}
+    assert pick_tensors(engine, ema=True) == pick_tensors(engine) == ema
+    with pytest.raises(ConversionError, match='no moving average.*keys are ema_state_dict'):
+        pick_tensors({'ema_state_dict': raw}, ema=True)
     with pytest.raises(ConversionError, match='no moving average.*keys are model'):
         pick_tensors({'model': STATE}, ema=True)
 

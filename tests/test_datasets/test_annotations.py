@@ -2,11 +2,14 @@
 
 import pytest
 
+from fiber_mm.datasets import annotations
 from fiber_mm.datasets.annotations import (
+    LeftOut,
     box_fault,
     check_box,
     group_annotations,
     has_valid_box,
+    log_counts,
     read_json,
     read_json_lines,
 )
@@ -57,6 +60,21 @@ def test_valid_boxes():
     assert has_valid_box([[0, 0, 1, 9], [0, 0, 2, 2]])
     assert not has_valid_box([[0, 0, 1, 9], [0, 0, 9, 1]])
     assert not has_valid_box([])
+
+
+def test_what_is_left_out_is_logged_with_the_first_case(monkeypatch):
+    logged = []
+    monkeypatch.setattr(annotations, 'print_log', lambda text, logger: logged.append(text))
+    left_out = LeftOut()
+    left_out.add('boxes of no area', 'annotation 7')
+    left_out.add('boxes of no area', 'annotation 9')
+    left_out['crowd boxes'] += 1
+    log_counts('a.json', 5, left_out)
+    log_counts('b.json', 5, LeftOut())
+    assert logged == [
+        'a.json: 5 samples; left out: 2 boxes of no area (first: annotation 7), 1 crowd boxes',
+        'b.json: 5 samples; left out: nothing',
+    ]
 
 
 def test_grouping():

@@ -7,6 +7,7 @@ from mmengine.registry import Registry
 
 from fiber_mm.engine import ConfigError, check_config, explain_build_error
 from fiber_mm.engine.config import known_keys
+from fiber_mm.registry import HOOKS
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,15 @@ from fiber_mm.engine.config import known_keys
 def test_mistyped_top_level_key(key, meant):
     with pytest.raises(ConfigError, match=f"'{key}'; did you mean '{meant}'"):
         check_config({key: 1})
+    # A mistyped override leaves what it should have overridden beside it.
+    with pytest.raises(ConfigError, match=f"'{key}'; did you mean '{meant}'"):
+        check_config({meant: 1, key: 2})
+
+
+def test_checkpoint_hook_knows_its_keys():
+    with pytest.raises(TypeError, match='intervall') as error:
+        HOOKS.build(dict(type='FiberCheckpointHook', intervall=2))
+    assert 'did you mean' in explain_build_error(error.value)
 
 
 def test_helper_variables_are_allowed():

@@ -16,7 +16,13 @@ from mmdet.datasets.transforms import PackDetInputs
 from mmengine.fileio import get_text
 
 from fiber_mm.models.data_preprocessors.text import PromptTokenizer
-from fiber_mm.models.utils.prompts import Prompt, class_prompt, clean_class_name, join_classes
+from fiber_mm.models.utils.prompts import (
+    Prompt,
+    check_class_names,
+    class_prompt,
+    clean_class_name,
+    join_classes,
+)
 from fiber_mm.models.utils.token_maps import spans_to_token_map
 from fiber_mm.registry import TRANSFORMS
 
@@ -99,6 +105,7 @@ class FiberPrompt(BaseTransform):
         self.skip_faulty_phrases = skip_faulty_phrases
         self.label_map = None if label_map_file is None else json.loads(get_text(label_map_file))
         self._costs: dict[str, int] = {}
+        self._last_classes: Any = None
         self.overflowed = DropCounter('boxes of classes that did not fit into the prompt')
         self.faulty = DropCounter('boxes of phrases that are on no token of their caption')
 
@@ -121,7 +128,7 @@ class FiberPrompt(BaseTransform):
             entities = self._caption_entities(text, results)
             results['text'] = text
         else:
-            entities = self._class_entities(class_list(text), results)
+            entities = self._class_entities(self._checked(text, results), results)
         labels = results['gt_bboxes_labels']
         row_of = {label: row for row, label in enumerate(entities)}
         results['gt_bboxes_labels'] = np.array(
@@ -132,6 +139,17 @@ class FiberPrompt(BaseTransform):
         return results
 
     # ------------------------------------------------------------------------------- class lists
+
+    def _checked(self, text: Sequence[str] | Mapping[str, str], results: dict) -> list[str]:
+        """Class names; those of a data set are looked at once."""
+        names = class_list(text)
+        if text is not self._last_classes:
+            try:
+                check_class_names(names)
+            except ValueError as error:
+                raise ValueError(f'{_where(results)}: {error}') from error
+            self._last_classes = text
+        return names
 
     def _class_entities(self, names: list[str], results: dict) -> dict[int, list]:
         """Set the prompt; return the spans of the classes in the image."""

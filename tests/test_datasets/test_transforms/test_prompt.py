@@ -203,6 +203,13 @@ def test_faulty_samples(tokenizer_dir):
         transform(results)
     with pytest.raises(ValueError, match=r'labels \[0, 9\] do not fit the 6 classes'):
         transform(make_results([0, 9], NAMES))
+    for names, message in (
+        ([*NAMES, 'dog'], r"image\.jpg: class name 'dog' \(number 6\) is the same as 'dog'"),
+        ([*NAMES, '_'], r"image\.jpg: class name '_' is empty"),
+    ):
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                transform(make_results([0], names))
     with pytest.raises(KeyError, match="neither 'tokens_positive' nor 'phrases'"):
         transform(make_results([0], CAPTION))
     with pytest.raises(ValueError, match=r'phrases \[5\], which have no spans'):
