@@ -1,12 +1,15 @@
 """Data sets and transforms; importing this package registers them."""
 
+from .arrow import FiberArrowDataset
 from .coco import FiberCocoDataset, FiberLVISDataset
 from .image_text import FiberImageTextDataset, FiberKarpathyDataset, FiberVGCaptionDataset
 from .mdetr import FiberMDETRDataset
 from .odvg import FiberODVGDataset
+from .shards import FiberShardDataset
 from .transforms import (
     FiberInclusiveBoxes,
     FiberLoadImage,
+    FiberMaskTokens,
     FiberPackImageText,
     FiberPackInputs,
     FiberPrompt,
@@ -20,6 +23,7 @@ from .transforms import (
 )
 
 __all__ = [
+    'FiberArrowDataset',
     'FiberCocoDataset',
     'FiberImageTextDataset',
     'FiberInclusiveBoxes',
@@ -27,6 +31,7 @@ __all__ = [
     'FiberLVISDataset',
     'FiberLoadImage',
     'FiberMDETRDataset',
+    'FiberMaskTokens',
     'FiberODVGDataset',
     'FiberPackImageText',
     'FiberPackInputs',
@@ -34,6 +39,7 @@ __all__ = [
     'FiberRandAugment',
     'FiberRandomResizedCrop',
     'FiberResize',
+    'FiberShardDataset',
     'FiberSquareResize',
     'FiberVGCaptionDataset',
     'LoadImageFromFile',

@@ -16,13 +16,13 @@ from mmengine.dataset import BaseDataset, force_full_init
 
 from fiber_mm.registry import DATASETS
 
-from .annotations import log_counts, read_json
+from .annotations import LeftOut, log_counts, read_json
 from .transforms.boxes import DropCounter
 from .transforms.image import UnreadableImageError
 
 #: So many unreadable images in a row mean that the data is not there.
 MOST_UNREADABLE = 100
-_UNREADABLE = (UnreadableImageError, FileNotFoundError)
+UNREADABLE = (UnreadableImageError, FileNotFoundError)
 
 
 class CaptionChecker:
@@ -36,7 +36,7 @@ class CaptionChecker:
     def __init__(self, source: str, on_error: str) -> None:
         self.source = source
         self.on_error = on_error
-        self.left_out: Counter = Counter()
+        self.left_out = LeftOut()
         self._images: set = set()
         self._texts: set = set()
 
@@ -51,7 +51,7 @@ class CaptionChecker:
                 f'{self.source}: {where}: {what}; correct the annotation, or leave such ones out '
                 "of training with on_error='skip', which counts them in the log"
             )
-        self.left_out[what] += 1
+        self.left_out.add(what, where)
 
     def new_image(self, image_id: Any) -> bool:
         """Whether this is the first image of its id."""
@@ -205,7 +205,7 @@ class FiberImageTextDataset(BaseDataset):
         for step in range(min(len(self), MOST_UNREADABLE)):
             try:
                 return self._read((idx + step) % len(self))
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 self.unreadable.add(1, str(error))
         raise UnreadableImageError(
             f'{self.source}: none of {step + 1} samples from {idx} on can be read; the last: '
@@ -215,7 +215,7 @@ class FiberImageTextDataset(BaseDataset):
     def _read(self, idx: int) -> Any:
         try:
             return super().__getitem__(idx)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             info = self.get_data_info(idx)
             raise type(error)(
                 f'{self.source}: image {info["image_id"]} (sample {idx}): {error}'

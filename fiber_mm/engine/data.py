@@ -264,6 +264,9 @@ def start_at(dataloader: DataLoader, num_batches: int) -> bool:
     if hasattr(dataloader.batch_sampler, 'skip_batches'):
         dataloader.batch_sampler.skip_batches(num_batches)
         return True
+    if hasattr(dataloader.dataset, 'skip_batches'):
+        dataloader.dataset.skip_batches(num_batches, dataloader.batch_size)
+        return True
     if hasattr(dataloader.sampler, 'skip') and dataloader.batch_size is not None:
         dataloader.sampler.skip(num_batches * dataloader.batch_size)
         return True
@@ -271,7 +274,9 @@ def start_at(dataloader: DataLoader, num_batches: int) -> bool:
 
 
 def samplers_of(dataloader: DataLoader) -> list[Sampler]:
-    """The samplers of a loader: its own, and the one inside its batch sampler."""
+    """The samplers of a loader: its own, the one inside its batch sampler, and a data set that is
+    a stream and thus its own sampler."""
     inner = getattr(dataloader.batch_sampler, 'sampler', None)
-    found = [dataloader.sampler, inner]
+    stream = dataloader.dataset if hasattr(dataloader.dataset, 'skip_batches') else None
+    found = [dataloader.sampler, inner, stream]
     return [s for i, s in enumerate(found) if s is not None and s not in found[:i]]

@@ -171,7 +171,7 @@ class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
         if _is_endless(self.dataloader):
             raise ValueError(
                 'FiberEpochTrainLoop needs a sampler that ends, such as FiberEpochSampler; '
-                f'got {type(self.dataloader.sampler).__name__}'
+                f'got {type(samplers_of(self.dataloader)[-1]).__name__}'
             )
         self.runner.call_hook('before_train')
         # In the middle of an epoch mmengine's check is of the epoch before, validated long ago.
@@ -209,7 +209,10 @@ class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
 
 def _is_endless(dataloader: DataLoader) -> bool:
     endless = (FiberInfiniteSampler, InfiniteSampler)
-    return any(isinstance(sampler, endless) for sampler in samplers_of(dataloader))
+    return any(
+        isinstance(sampler, endless) or getattr(sampler, 'endless', False)
+        for sampler in samplers_of(dataloader)
+    )
 
 
 def _mostly_empty(data_batch: Any, max_empty: float) -> bool:

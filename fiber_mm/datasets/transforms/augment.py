@@ -122,7 +122,7 @@ class FiberRandAugment(BaseTransform):
             raise TypeError(f'FiberRandAugment wants an uint8 image, got {img.dtype}')
         for name in self.draw():
             img = apply_op(name, img, self.magnitude, draw_sign(), self.fill)
-        results['img'] = np.ascontiguousarray(img)
+        results['img'] = np.require(img, requirements=['C', 'W'])
         return results
 
     def draw(self) -> list[str]:

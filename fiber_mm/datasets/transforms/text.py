@@ -21,6 +21,7 @@ class FiberPackImageText(PackInputs):
         input_key: Key of the image.
         algorithm_keys: Fields of the sample; ``text`` is a caption, or a list of them where the
             data set gives whole images.
+        optional_keys: Fields that a sample may lack: the hidden words of ``FiberMaskTokens``.
         meta_keys: Meta information, as far as the sample has it.
     """
 
