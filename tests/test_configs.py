@@ -9,6 +9,8 @@ from mmengine.registry import RUNNERS, init_default_scope
 from shapes_fixture import shapes_root  # noqa: F401
 
 from fiber_mm.config_lookup import config_names, get_config
+from fiber_mm.datasets.arrow import arrow_tables
+from fiber_mm.datasets.writers import ArrowWriter
 from fiber_mm.engine import ConfigError, check_config
 from fiber_mm.registry import MODELS
 
@@ -114,7 +116,9 @@ def test_mistyped_keys_are_named():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [n for n in CONFIGS if 'swin-b' in n and trains(n)])
+@pytest.mark.parametrize(
+    'name', [n for n in CONFIGS if 'grounding/fiber_swin-b' in n and trains(n)]
+)
 def test_released_training_takes_a_step(name, shapes_root, tmp_path):  # noqa: F811
     cfg = on_shapes(get_config(name), shapes_root, 'train', vocabulary(shapes_root))
     cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
@@ -153,3 +157,47 @@ def test_released_training_takes_a_step(name, shapes_root, tmp_path):  # noqa: F
         'text': True,
         'head': True,
     }
+
+
+def write_arrow_tables(folder, images) -> None:
+    """Every table that the coarse stage reads, with two captioned images each."""
+    tables = [name for data in ('coco', 'vg', 'sbu', 'gcc') for name in arrow_tables(data)]
+    for table in tables:
+        with ArrowWriter(folder / f'{table}.arrow') as writer:
+            for i, path in enumerate(images[:2]):
+                captions = [f'a red circle in {table}', 'two blue squares']
+                writer.add(path.read_bytes(), captions, f'{table}_{i}')
+
+
+@pytest.mark.slow
+def test_released_coarse_pretraining_takes_a_step(shapes_root, tmp_path):  # noqa: F811
+    cfg = get_config('pretrain/fiber_swin-b_64xb64_100k_coco-vg-sbu-cc3m')
+    (tmp_path / 'arrow').mkdir()
+    write_arrow_tables(tmp_path / 'arrow', sorted((shapes_root / 'train').iterdir()))
+    for node in nodes(cfg._cfg_dict):
+        if 'tokenizer' in node:
+            node['tokenizer'] = str(shapes_root / 'tokenizer')
+        if node.get('type') == 'FiberArrowDataset':
+            node['data_root'] = str(tmp_path / 'arrow')
+        if node.get('type') == 'FiberSquareResize':
+            node['size'] = 96
+    cfg.model.swin.update(window_size=3, drop_path_rate=0.0)
+    cfg.model.roberta.vocab_size = vocabulary(shapes_root)
+    cfg.work_dir, cfg.launcher = str(tmp_path / 'run'), 'none'
+    cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    cfg.train_cfg.max_iters = 1
+    cfg.default_hooks.checkpoint = None  # a gigabyte
+    cfg.param_scheduler = []  # no warm-up: the first step shall move the weights
+    runner = RUNNERS.build(cfg)
+    assert len(runner.train_dataloader.dataset) == 2 * 2 * (2 + 1 + 9 + 31)
+    before = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
+    runner.train()
+    losses = {
+        name: runner.message_hub.get_scalar(f'train/{name}').current()
+        for name in ('loss', 'loss_itc', 'loss_itm', 'loss_mlm')
+    }
+    assert all(0 < value < 1e3 for value in losses.values())
+    assert losses['loss'] == pytest.approx(sum(losses.values()) - losses['loss'], rel=1e-4)
+    still = {n for n, p in runner.model.named_parameters() if torch.equal(p, before[n])}
+    # The separate ranking head is not trained; a shut gate lets no gradient into what is behind.
+    assert still <= {n for n in before if 'rank_output' in n or 'i2t' in n or 't2i' in n}

@@ -6,6 +6,7 @@
 _base_ = './fiber_swin-b_coarse.py'
 model = dict(
     type='FiberPretrain',
+    parts=None,  # what the losses need
     losses=('itc', 'itm', 'mlm'),
     negatives='batch',
     hard_negatives=True,

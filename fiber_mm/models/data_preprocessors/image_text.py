@@ -68,7 +68,7 @@ class FiberImageTextPreprocessor(MultiModalDataPreprocessor):
         if not samples:
             raise KeyError("the batch has no 'data_samples', which hold the texts")
         texts = self.tokenize([self._text_of(sample) for sample in samples], samples)
-        batch = super().forward(data, training)
+        batch = super().forward(dict(data, inputs=_stacked(data.get('inputs'))), training)
         return dict(batch, texts=TextBatch(*self.cast_data(tuple(texts))))
 
     def tokenize(self, texts: Sequence[str], samples: Sequence[Any] = ()) -> TextBatch:
@@ -128,6 +128,19 @@ class FiberImageTextPreprocessor(MultiModalDataPreprocessor):
                 'the sample out'
             )
         return text
+
+
+def _stacked(images: Tensor | Sequence[Tensor] | None) -> Tensor | None:
+    """(B, 3, H, W) of a list, as mmengine's pseudo_collate leaves it."""
+    if images is None or isinstance(images, Tensor):
+        return images
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise ValueError(
+            f'the images of a batch have several sizes, {sorted(shapes)}: put FiberSquareResize '
+            'or FiberRandomResizedCrop into the pipeline'
+        )
+    return torch.stack(list(images))
 
 
 def _as_tensor(value: Tensor | np.ndarray | Sequence[int]) -> Tensor:

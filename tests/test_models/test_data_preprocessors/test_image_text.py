@@ -49,6 +49,16 @@ def test_images_and_texts(tokenizer_dir):
     assert [sample.text for sample in out['data_samples']] == list(TEXTS)
 
 
+def test_images_may_come_as_a_list(tokenizer_dir):
+    preprocessor, data = build(tokenizer_dir), batch()
+    data['inputs'] = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    listed = dict(data, inputs=list(data['inputs']))
+    assert torch.equal(preprocessor(listed)['images'], preprocessor(data)['images'])
+    listed['inputs'][1] = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r'several sizes.*FiberSquareResize'):
+        preprocessor(listed)
+
+
 def test_padding_to_the_longest(tokenizer_dir):
     texts = build(tokenizer_dir, pad_to='longest')(batch())['texts']
     longest = int(texts.attention_mask.sum(1).max())

@@ -1,0 +1,20 @@
+# Coarse pre-training on COCO, Visual Genome, SBU and CC3M: 4,096 pairs a step on 64 GPUs, 100,000
+# steps, from Swin-B (ImageNet-22k, 384 px) and roberta-base; the heads start fresh.
+#
+#     python tools/convert_checkpoint.py swin_base_patch4_window12_384_22k.pth start.pth \
+#         --with roberta-base/model.safetensors
+#     torchrun --nnodes 8 --nproc_per_node 8 tools/train.py \
+#         configs/pretrain/fiber_swin-b_64xb64_100k_coco-vg-sbu-cc3m.py --launcher pytorch \
+#         --cfg-options load_from=start.pth load_strict=False
+#
+# Fewer GPUs: a smaller batch_size with optim_wrapper.accumulative_counts; mmengine counts and
+# schedules every part of such a step, so multiply the numbers of the schedule. Negatives then come
+# from the part.
+_base_ = [
+    '../_base_/models/fiber_swin-b_pretrain.py',
+    '../_base_/datasets/coco_vg_sbu_cc3m.py',
+    '../_base_/schedules/pretrain_100k.py',
+    '../_base_/coarse_runtime.py',
+]
+# 64 pairs on a GPU need the blocks to be computed again in the backward pass.
+model = dict(with_cp=True)
