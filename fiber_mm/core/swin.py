@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fiber_mm.core import window
+from fiber_mm.core.attention import attend_with_bias
 from fiber_mm.core.config import SwinCfg
 from fiber_mm.core.linear import Linear, matrix_std
 
@@ -72,7 +73,7 @@ class WindowAttention(nn.Module):
         for part, (_, mask) in zip(qkv.split([n for n, _ in plan.groups]), plan.groups):
             query, key, value = part.permute(2, 0, 3, 1, 4)  # each (W, heads, N, d), views
             shown = bias if mask is None else bias + mask.to(bias.dtype)
-            out = F.scaled_dot_product_attention(query, key, value, shown)
+            out = attend_with_bias(query, key, value, shown)
             parts.append(out.transpose(1, 2).reshape(-1, x.shape[-1]))
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self.proj(window.from_windows(out, plan)).view(x.shape)

@@ -1,8 +1,10 @@
 """Attention against softmax written out."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
-from fiber_mm.core.attention import attend, padding_bias, split_heads
+from fiber_mm.core.attention import attend, attend_with_bias, padding_bias, split_heads
 
 
 def test_padding_bias():
@@ -39,3 +41,20 @@ def test_the_bias_follows_the_precision_of_the_query():
     query = torch.randn(1, 2, 3, 4, dtype=torch.bfloat16)
     out = attend(query, query, query, torch.zeros(1, 1, 1, 3))
     assert out.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('learned', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_attend_with_a_learned_bias(dtype, learned):
+    torch.manual_seed(0)
+    qkv = torch.randn(3, 4, 2, 5, 8).to(dtype).requires_grad_()
+    bias = torch.randn(1, 2, 5, 5).to(dtype).requires_grad_(learned)
+    inputs = (qkv, bias) if learned else (qkv,)
+    grad = torch.randn(4, 2, 5, 8).to(dtype)
+    out = attend_with_bias(*qkv, bias)
+    wanted = F.scaled_dot_product_attention(*qkv, bias)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out, wanted)
+    found, expected = (torch.autograd.grad(o, inputs, grad) for o in (out, wanted))
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other)
