@@ -7,9 +7,7 @@
 #         configs/pretrain/fiber_swin-b_64xb64_100k_coco-vg-sbu-cc3m.py --launcher pytorch \
 #         --cfg-options load_from=start.pth load_strict=False
 #
-# Fewer GPUs: a smaller batch_size with optim_wrapper.accumulative_counts; mmengine counts and
-# schedules every part of such a step, so multiply the numbers of the schedule. Negatives then come
-# from the part.
+# Fewer GPUs: fiber_swin-b_8xb64-acc8_100k_coco-vg-sbu-cc3m.py.
 _base_ = [
     '../_base_/models/fiber_swin-b_pretrain.py',
     '../_base_/datasets/coco_vg_sbu_cc3m.py',

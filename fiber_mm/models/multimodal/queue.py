@@ -76,7 +76,8 @@ class NegativeQueue:
             # Their own seed: ranks must agree, and no other random number may change.
             generator = torch.Generator().manual_seed(0)
             shape = (2, self.size, like.shape[1])
-            noise = torch.randn(shape, generator=generator).to(like.device)
+            noise = torch.randn(shape, generator=generator, device=generator.device)
+            noise = noise.to(like.device)
             stored['image_features'], stored['text_features'] = noise.unbind()
         end = self.size if self.noise else self.filled
         return stored['image_features'][:end], stored['text_features'][:end]

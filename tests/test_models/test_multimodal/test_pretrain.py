@@ -3,9 +3,12 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fiber_mm.models.losses.itm import negative_weights
 from fiber_mm.registry import MODELS
+from fiber_mm.structures import TextBatch
 
 from .toy import PRETRAIN, batch
 
@@ -227,6 +230,25 @@ def test_gradients_of_a_recomputing_model():
             grads.append(gradients(model, model.loss(images, texts)))
     for name, value in grads[0].items():
         torch.testing.assert_close(grads[1][name], value)
+
+
+@pytest.mark.parametrize('settings', [{}, QUEUE])
+def test_a_step_on_an_accelerator_waits_for_nothing(settings):
+    """Fake tensors have no values and know their device: reading one back would be an error."""
+    with (
+        FakeTensorMode(allow_non_fake_inputs=False, shape_env=ShapeEnv()),
+        torch.device('cuda'),
+        torch.autocast('cuda', torch.bfloat16),
+    ):
+        model = build(**settings).train()
+        for _ in range(2):
+            images = torch.randn(4, 3, 64, 64)
+            ids = torch.ones(4, 6, dtype=torch.int64)
+            texts = TextBatch(ids, ids == 1, ids, torch.arange(5), torch.arange(5))
+            losses = model.loss(images, texts)
+            total, _ = model.parse_losses(losses)
+        assert {value.device.type for value in (*losses.values(), total)} == {'cuda'}
+        assert {losses[f'loss_{n}'].dtype for n in ('itc', 'itm', 'mlm')} == {torch.float32}
 
 
 @pytest.mark.parametrize(
