@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
 # From glibc's malloc.h.
@@ -17,10 +18,15 @@ def tune_cpu_allocator(mmap_threshold: int = 2**30) -> bool:
 
     glibc serves large blocks by ``mmap`` and returns them at ``free``; the next layer then faults
     every page in again. Measured on elementwise operations over 64 MB: 97 ms a step before, 38 ms
-    after. The price is memory: the process keeps what it once needed, about its peak. Our tools
-    call this at their start; importing the package does not. Without the call the environment
-    variable ``GLIBC_TUNABLES=glibc.malloc.mmap_threshold=...:glibc.malloc.trim_threshold=...``
-    does the same.
+    after. The price is memory: the process keeps what it once needed, about its peak.
+
+    Tensors of 2 MB and more also get huge pages where the system offers them to those who ask
+    (PyTorch's ``THP_MEM_ALLOC_ENABLE``; a value that is set already stays): FIBER-Base is 6 to
+    10 % faster with them on a virtual machine.
+
+    Our tools call this at their start; importing the package does not. Without the call the
+    environment variables ``THP_MEM_ALLOC_ENABLE=1`` and
+    ``GLIBC_TUNABLES=glibc.malloc.mmap_threshold=...:glibc.malloc.trim_threshold=...`` do the same.
 
     Args:
         mmap_threshold: blocks up to this many bytes stay in the process's heap.
@@ -30,6 +36,7 @@ def tune_cpu_allocator(mmap_threshold: int = 2**30) -> bool:
     """
     if platform.system() != 'Linux' or platform.libc_ver()[0] != 'glibc':
         return False
+    os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')  # read when the first tensor is made
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is None:
         return False

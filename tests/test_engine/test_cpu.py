@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -28,6 +29,15 @@ for step in range(10):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+HUGE_PAGES = """
+import importlib.util, os, sys
+spec = importlib.util.spec_from_file_location('cpu', sys.argv[1])
+cpu = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cpu)
+assert cpu.tune_cpu_allocator()
+print(os.environ['THP_MEM_ALLOC_ENABLE'])
+"""
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc has the setting')
 def test_a_freed_block_is_not_faulted_in_again():
@@ -44,3 +54,15 @@ def test_harmless_elsewhere(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(cpu.platform, 'libc_ver', lambda: ('', ''))
     assert not cpu.tune_cpu_allocator()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc has the setting')
+@pytest.mark.parametrize('before', [None, '0'])
+def test_huge_pages_are_asked_for_unless_something_else_is_set(before):
+    env = {k: v for k, v in os.environ.items() if k != 'THP_MEM_ALLOC_ENABLE'}
+    if before is not None:
+        env['THP_MEM_ALLOC_ENABLE'] = before
+    out = subprocess.check_output(
+        [sys.executable, '-c', HUGE_PAGES, cpu.__file__], env=env, text=True
+    )
+    assert out.strip() == (before or '1')
