@@ -19,7 +19,12 @@ from fiber_mm.models.backbones.fiber_backbone import dataclass_from_dict
 from fiber_mm.models.losses import giou_loss, token_focal_loss
 from fiber_mm.models.task_modules.atss_assigner import Assignment, atss_assign
 from fiber_mm.models.task_modules.box_coder import decode_boxes
-from fiber_mm.models.task_modules.postprocess import best_with_ties, class_wise_nms, clip_boxes
+from fiber_mm.models.task_modules.postprocess import (
+    best_pairs,
+    best_with_ties,
+    class_wise_nms,
+    clip_boxes,
+)
 from fiber_mm.models.utils.token_maps import token_to_class_scores
 from fiber_mm.registry import MODELS, TASK_UTILS
 
@@ -489,12 +494,10 @@ class FiberATSSHead(BaseModule):
         probs = outputs.token_logits[level][image].detach().float().sigmoid()
         scores = token_to_class_scores(probs[None], token_map)[0]  # (A, C)
         central = outputs.centernesses[level][image, 0].detach().float().sigmoid().flatten()
-        rank = (scores * central[:, None]).where(scores > cfg.score_thr, -1).flatten()
-        rank, best = rank.topk(min(cfg.nms_pre, len(rank)))
-        classes = max(scores.shape[1], 1)
-        anchor = best // classes
+        rank = (scores * central[:, None]).where(scores > cfg.score_thr, -1)
+        rank, anchor, label = best_pairs(rank, cfg.nms_pre)
         deltas = outputs.bbox_preds[level][image].detach().float().flatten(1).t()[anchor]
-        return rank, decode_boxes(deltas, anchors[anchor]), class_ids[best % classes]
+        return rank, decode_boxes(deltas, anchors[anchor]), class_ids[label]
 
     @staticmethod
     def _finish_boxes(boxes: Tensor, meta: dict, cfg: TestSettings, rescale: bool) -> Tensor:

@@ -11,6 +11,28 @@ def clip_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     return torch.stack([x, y], dim=-1).flatten(1)
 
 
+def best_pairs(ranks: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``limit`` best of all pairs of anchors and classes.
+
+    They lie in the ``limit`` rows whose best class ranks highest, so that few pairs are left to
+    be ranked: on a CPU, selecting from a million takes a tenth of a second.
+
+    Args:
+        ranks: (A, C).
+        limit: How many are wanted.
+
+    Returns:
+        (K,) ranks, best first, with their anchors and their classes; K <= ``limit``.
+    """
+    count = min(limit, ranks.numel())
+    if not count:
+        none = torch.zeros(0, dtype=torch.int64, device=ranks.device)
+        return ranks.flatten()[:0], none, none
+    rows = ranks.amax(1).topk(min(limit, len(ranks))).indices
+    rank, best = ranks[rows].flatten().topk(count)
+    return rank, rows[best // ranks.shape[1]], best % ranks.shape[1]
+
+
 def class_wise_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
     """Suppress boxes that overlap a better one of the same label.
 

@@ -474,7 +474,8 @@ def test_chunks_compete_as_one_vocabulary(nms_pre):
     chunked = head.predict_by_outputs(*split(outputs, token_map, ids, 4), cfg, rescale=False)
     for a, b in zip(whole, chunked):
         assert a.labels.tolist() == b.labels.tolist()
-        assert torch.equal(a.scores, b.scores)
+        # A product with fewer columns may differ in the last bit.
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-6, atol=0)
         assert torch.equal(a.bboxes, b.bboxes)
 
 

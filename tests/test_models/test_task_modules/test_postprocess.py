@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from fiber_mm.models.task_modules.postprocess import best_with_ties, class_wise_nms, clip_boxes
+from fiber_mm.models.task_modules.postprocess import (
+    best_pairs,
+    best_with_ties,
+    class_wise_nms,
+    clip_boxes,
+)
 
 
 def iou(a, b):
@@ -57,3 +62,13 @@ def test_limit_keeps_ties():
     assert best_with_ties(scores, 2).tolist() == [True] * 2 + [False] * 4
     assert best_with_ties(scores, 10).all()
     assert best_with_ties(scores, 0).all()
+
+
+@pytest.mark.parametrize('limit', [1, 7, 30, 1000])
+@pytest.mark.parametrize('shape', [(40, 9), (5, 9), (40, 1), (0, 9), (40, 0)])
+def test_best_pairs_equal_a_ranking_of_all(shape, limit):
+    torch.manual_seed(0)
+    ranks = torch.randn(shape)
+    rank, anchor, label = best_pairs(ranks, limit)
+    assert rank.tolist() == sorted(ranks.flatten().tolist(), reverse=True)[:limit]
+    assert ranks[anchor, label].tolist() == rank.tolist()
