@@ -7,7 +7,9 @@ give the same numbers up to rounding, and which one is faster depends on the pro
 - ``linear`` (default): ``torch.nn.functional.linear``;
 - ``conv``: the 1x1 convolution on CPU tensors;
 - ``auto``: whichever wins in a measurement of a fraction of a second, made once per process
-  and precision. Two runs may then choose differently, so their last bits may differ.
+  and precision. Under bf16 autocast it also tries products in fp32 between activations in bf16:
+  CPUs without bf16 instructions are several times faster so. Two runs may choose differently,
+  so their last bits may differ.
 
 Other devices than the CPU always use ``torch.nn.functional.linear``.
 """
@@ -15,15 +17,31 @@ Other devices than the CPU always use ``torch.nn.functional.linear``.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 BACKENDS = ('linear', 'conv', 'auto')
+# Tokens in the measurement of ``auto``: enough for products to reach their full rate.
+ROWS = 1100
 _backend = os.environ.get('FIBER_LINEAR', 'linear')
+
+
+class Formulation(NamedTuple):
+    """How a linear layer runs on a CPU.
+
+    Attributes:
+        conv: As a 1x1 convolution.
+        wide: In fp32, between activations of the autocast type.
+    """
+
+    conv: bool = False
+    wide: bool = False
 
 
 def set_linear_backend(name: str) -> str:
@@ -44,33 +62,60 @@ def _as_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 
 
+def _run(how: Formulation, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product = _as_conv if how.conv else F.linear
+    if not how.wide:
+        return product(x, weight, bias)
+    dtype = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else x.dtype
+    with torch.autocast('cpu', enabled=False):
+        bias = None if bias is None else bias.float()
+        return product(x.float(), weight.float(), bias).to(dtype)
+
+
 @functools.cache
-def fastest_backend(dtype: torch.dtype) -> str:
-    """``linear`` or ``conv``, by a short measurement at Swin-B's commonest sizes."""
-    seconds = {}
+def fastest(dtype: torch.dtype) -> Formulation:
+    """The best formulation for activations of ``dtype``, measured at Swin-B's commonest sizes."""
+    low = dtype in (torch.bfloat16, torch.float16)
+    choices = itertools.starmap(
+        Formulation, itertools.product((False, True), (False, True) if low else (False,))
+    )
     with torch.inference_mode(), torch.autocast('cpu', enabled=False):
         cases = [
-            tuple(torch.ones(shape, dtype=dtype) for shape in ((1100, i), (o, i), (o,)))
+            tuple(torch.ones(shape, dtype=dtype) for shape in ((ROWS, i), (o, i), (o,)))
             for i, o in ((512, 2048), (2048, 512))
         ]
-        for name, function in (('linear', F.linear), ('conv', _as_conv)):
-            best = float('inf')
-            for _ in range(4):
-                start = time.perf_counter()
-                for case in cases:
-                    function(*case)
-                best = min(best, time.perf_counter() - start)
-            seconds[name] = best
+        # oneDNN's buffers cost memory: equal times do not pay.
+        seconds = {how: _seconds(how, cases) * (1.1 if how.conv else 1) for how in choices}
     return min(seconds, key=seconds.get)
 
 
-def _wants_conv(x: Tensor) -> bool:
-    if _backend == 'linear' or x.device.type != 'cpu' or not x.numel():
+def _seconds(how: Formulation, cases: list[tuple[Tensor, ...]], repeats: int = 4) -> float:
+    best = float('inf')
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for case in cases:
+            _run(how, *case)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def wants_fp32(device: torch.device) -> bool:
+    """Whether convolutions, too, should leave the autocast region that they are in.
+
+    True with ``auto`` on a CPU whose products in the autocast type are slower than in fp32.
+    """
+    if _backend != 'auto' or device.type != 'cpu' or not torch.is_autocast_enabled('cpu'):
         return False
+    return fastest(torch.get_autocast_dtype('cpu')).wide
+
+
+def _formulation(x: Tensor) -> Formulation:
+    if _backend == 'linear' or x.device.type != 'cpu' or not x.numel():
+        return Formulation()
     if _backend == 'conv':
-        return True
+        return Formulation(conv=True)
     autocast = torch.is_autocast_enabled('cpu')
-    return fastest_backend(torch.get_autocast_dtype('cpu') if autocast else x.dtype) == 'conv'
+    return fastest(torch.get_autocast_dtype('cpu') if autocast else x.dtype)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -84,7 +129,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns: (..., out).
     """
     x = x.contiguous()
-    return _as_conv(x, weight, bias) if _wants_conv(x) else F.linear(x, weight, bias)
+    return _run(_formulation(x), x, weight, bias)
 
 
 def matrix_std(std: float | None, fan_in: int) -> float:

@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from fiber_mm.core import linear as module
-from fiber_mm.core.linear import Linear, fastest_backend, linear, set_linear_backend
+from fiber_mm.core.linear import (
+    Formulation,
+    Linear,
+    fastest,
+    linear,
+    set_linear_backend,
+    wants_fp32,
+)
 
 
 @pytest.fixture(params=module.BACKENDS)
@@ -43,10 +50,37 @@ def test_autocast_is_followed(backend):
     assert out.dtype == torch.bfloat16
 
 
-def test_the_measurement_gives_a_formulation_and_is_made_once():
-    assert fastest_backend(torch.float32) in ('linear', 'conv')
-    assert fastest_backend(torch.float32) == fastest_backend(torch.float32)
-    assert fastest_backend.cache_info().hits
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_the_measurement_gives_a_formulation_and_is_made_once(dtype, monkeypatch):
+    monkeypatch.setattr(module, 'ROWS', 8)
+    fastest.cache_clear()
+    how = fastest(dtype)
+    assert dtype == torch.bfloat16 or not how.wide
+    assert fastest(dtype) is how
+    fastest.cache_clear()
+
+
+@pytest.mark.parametrize('conv', [False, True])
+@pytest.mark.parametrize('has_bias', [False, True])
+def test_products_in_fp32_between_activations_in_bf16(conv, has_bias):
+    torch.manual_seed(0)
+    x, layer = torch.randn(2, 5, 16).bfloat16(), Linear(16, 24, bias=has_bias)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = module._run(Formulation(conv, wide=True), x, layer.weight, layer.bias)
+    assert out.dtype == torch.bfloat16
+    wanted = F.linear(x.float(), layer.weight, layer.bias)
+    torch.testing.assert_close(out, wanted.bfloat16(), rtol=2**-7, atol=1e-5)
+    out.float().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_convolutions_leave_an_autocast_that_is_slower_than_fp32(backend, monkeypatch):
+    monkeypatch.setattr(module, 'fastest', lambda dtype: Formulation(wide=True))
+    cpu = torch.device('cpu')
+    assert not wants_fp32(cpu)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert wants_fp32(cpu) == (backend == 'auto')
+        assert not wants_fp32(torch.device('cuda'))
 
 
 def test_set_linear_backend_returns_the_one_before_and_refuses_others():

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fiber_mm.core.deform_conv import DeformConv2d, borrow_offsets
+from fiber_mm.core.linear import wants_fp32
 
 
 class DeformConvNorm(nn.Module):
@@ -121,10 +122,7 @@ class DyConvBlock(nn.Module):
         """Maps of all levels, fine to coarse, (B, C, H_l, W_l) each -> the same with O channels."""
         out = []
         for level, feat in enumerate(feats):
-            numbers = self.offset(feat)
-            # Positions need more digits than bf16 has.
-            numbers = numbers.to(torch.promote_types(numbers.dtype, torch.float32))
-            offset, mask = numbers.split([18, 9], dim=1)
+            offset, mask = self._offset(feat).split([18, 9], dim=1)
             mask = mask.sigmoid()
             views = [self.DyConv[1](feat, offset, mask)]
             if level > 0:
@@ -137,6 +135,14 @@ class DyConvBlock(nn.Module):
                 )
             out.append(self.relu(self._mix(views)))
         return out
+
+    def _offset(self, feat: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 27, H, W), in fp32 at least: positions need more digits than bf16."""
+        if wants_fp32(feat.device):
+            with torch.autocast(feat.device.type, enabled=False):
+                return self.offset(feat.float())
+        numbers = self.offset(feat)
+        return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
     def _mix(self, views: Sequence[Tensor]) -> Tensor:
         """Mean of (B, C, H, W) maps, each weighed by its scalar attention."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from mmdet.models.necks import FPN
 from torch import Tensor, nn
 
+from fiber_mm.core.linear import wants_fp32
 from fiber_mm.registry import MODELS
 
 
@@ -58,6 +60,13 @@ class FiberFPN(FPN):
             self.drop_block = SharedDropBlock(**drop_block)
             for conv in self.fpn_convs[: len(self.lateral_convs) - 1]:
                 conv.register_forward_pre_hook(self._drop)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Backbone maps (B, C_s, H_s, W_s), fine to coarse -> pyramid of ``out_channels``."""
+        if not wants_fp32(inputs[0].device):
+            return super().forward(inputs)
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            return super().forward([x.float() for x in inputs])
 
     def _drop(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (self.drop_block(inputs[0]),)
