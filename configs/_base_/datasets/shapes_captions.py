@@ -1,0 +1,26 @@
+# Captioned Shapes images in Karpathy's JSON; squares of 160 pixels.
+data_root = 'data/shapes/'
+tokenizer = data_root + 'tokenizer'
+shapes = dict(splits=dict(train=6000, val=1000), seed=0, image_size=256)
+
+pipeline = [
+    dict(type='FiberLoadImage'),
+    dict(type='FiberSquareResize', size=160),
+    dict(type='FiberMaskTokens', tokenizer=tokenizer, max_tokens=40),
+    dict(type='FiberPackImageText'),
+]
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type='FiberInfiniteSampler'),
+    dataset=dict(
+        type='FiberKarpathyDataset',
+        data_root=data_root,
+        ann_file='annotations/dataset_coco.json',
+        data_prefix=dict(img_path=''),
+        split='train',
+        pipeline=pipeline,
+    ),
+)

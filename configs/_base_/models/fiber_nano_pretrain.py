@@ -1,0 +1,37 @@
+# FIBER-nano for coarse pre-training: the encoder of fiber_nano_grounding.py with the settings of
+# the coarse family, which the fine stage can start from. Images are read as there, in BGR.
+model = dict(
+    type='FiberPretrain',
+    data_preprocessor=dict(
+        type='FiberImageTextPreprocessor',
+        tokenizer='data/shapes/tokenizer',
+        max_tokens=40,
+        pad_to='max',
+        mean=[103.53, 116.28, 123.675],  # BGR, 0-255
+        std=[57.375, 57.12, 58.395],
+        to_rgb=False,
+    ),
+    swin=dict(
+        embed_dim=32,
+        depths=(1, 1, 4, 1),
+        num_heads=(2, 4, 8, 16),
+        window_size=5,  # 160 pixels: maps of 40, 20, 10 and 5 tokens a side
+        shift_single_window=False,
+        output_norms=(),
+        final_norm=True,
+    ),
+    roberta=dict(
+        vocab_size=618,
+        hidden_size=96,
+        num_layers=3,
+        num_heads=4,
+        intermediate_size=384,
+        max_position_embeddings=258,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        init_std=None,
+        word_init_std=1.0,
+    ),
+    fusion=dict(num_blocks=2, norm_i2t_query=True, fused_text_norm=False),
+    joint_dim=96,
+)

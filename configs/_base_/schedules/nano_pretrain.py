@@ -1,0 +1,27 @@
+# A few minutes on two cores: AdamW, warm-up, cosine decay.
+iterations = 1000
+
+train_cfg = dict(type='FiberIterTrainLoop', max_iters=iterations, val_interval=iterations + 1)
+optim_wrapper = dict(
+    type='OptimWrapper',
+    constructor='FiberOptimWrapperConstructor',
+    paramwise_cfg=dict(
+        rules=[
+            dict(contains='alpha', lr_mult=2.0, decay_mult=0.0),
+            dict(contains='bias', decay_mult=0.0),
+        ]
+    ),
+    optimizer=dict(type='AdamW', lr=7e-4, betas=(0.9, 0.98), weight_decay=0.05),
+    clip_grad=dict(max_norm=1.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
+    dict(
+        type='CosineAnnealingLR',
+        T_max=iterations - 200,
+        begin=200,
+        end=iterations,
+        eta_min_ratio=0.01,
+        by_epoch=False,
+    ),
+]

@@ -1,0 +1,72 @@
+"""Coarse pre-training of the nano model, killed and resumed, with negatives of both kinds."""
+
+import pytest
+from mmengine.config import Config
+from shapes_fixture import shapes_root  # noqa: F401
+from test_engine import toy_training as toy
+
+from fiber_mm import get_config
+from fiber_mm.registry import RUNNERS
+
+from .conftest import nodes
+
+
+def train(config_file, work_dir, resume=False):
+    cfg = Config.fromfile(config_file)
+    cfg.work_dir, cfg.resume = str(work_dir), resume
+    RUNNERS.build(cfg).train()
+
+
+@pytest.fixture
+def config(shapes_root):  # noqa: F811
+    """The nano config, narrower, at 64 pixels."""
+    from transformers import AutoTokenizer
+
+    cfg = get_config('pretrain/fiber_nano_1xb32_1k_shapes')
+    for node in nodes(cfg._cfg_dict):
+        if 'data_root' in node:
+            node['data_root'] = f'{shapes_root}/'
+        if 'tokenizer' in node:
+            node['tokenizer'] = f'{shapes_root}/tokenizer'
+        if node.get('type') == 'FiberSquareResize':
+            node['size'] = 64
+    cfg.model.swin.update(embed_dim=8, num_heads=(1, 2, 2, 4), window_size=2, drop_path_rate=0.2)
+    size = len(AutoTokenizer.from_pretrained(f'{shapes_root}/tokenizer'))
+    cfg.model.roberta.update(
+        vocab_size=size, hidden_size=16, num_heads=2, intermediate_size=24, hidden_dropout=0.1
+    )
+    cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
+    cfg.train_cfg.max_iters = 6
+    cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=1)
+    cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.1, end=4, by_epoch=False)]
+    return cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('negatives', ['batch', 'queue'])
+def test_killed_pretraining_ends_with_the_same_weights(config, tmp_path, negatives):
+    config.model.negatives = negatives
+    if negatives == 'queue':
+        config.model.queue = dict(size=10)
+        config.custom_hooks = [dict(type='FiberQueueHook')]
+    file = tmp_path / 'nano.py'
+    config.dump(file)
+    train(file, tmp_path / 'whole')
+
+    cut = tmp_path / 'cut'
+    process = toy.in_a_process(train, str(file), str(cut))
+    toy.kill_when(
+        process, lambda: (cut / 'iter_4.pth').exists() or (cut / '.iter_4.pth.tmp').exists()
+    )
+    assert not (cut / 'iter_6.pth').exists(), 'the run was meant to be killed before its end'
+    train(file, cut, resume=True)
+
+    got, wanted = toy.last_state(cut), toy.last_state(tmp_path / 'whole')
+    assert got['meta']['iter'] == wanted['meta']['iter'] == 6
+    for key, value in wanted['state_dict'].items():
+        assert got['state_dict'][key].equal(value), key
+    if negatives == 'queue':
+        assert wanted['negative_queue']['total'] == 24
+        for key, value in wanted['negative_queue'].items():
+            same = got['negative_queue'][key]
+            assert same.equal(value) if hasattr(value, 'equal') else same == value, key
