@@ -2,6 +2,7 @@
 
 Example:
     python tools/make_shapes.py data/shapes --split train=2000,val=500 --seed 0 --preview
+    python tools/make_shapes.py data/shapes --split train=2000,val=500 --formats arrow shards
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 from fiber_mm.shapes import contact_sheet, generate_shapes
+from fiber_mm.shapes.caption_files import FORMATS
 
 
 def parse_splits(text: str) -> dict[str, int]:
@@ -44,6 +46,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--image-size', type=int, default=256, help='pixels (default: 256)')
+    parser.add_argument(
+        '--formats',
+        nargs='+',
+        default=[],
+        choices=FORMATS,
+        help='captioned images also as arrow tables or tar shards; added to a folder that is there',
+    )
     parser.add_argument('--workers', type=int, help='processes (default: one per core)')
     parser.add_argument(
         '--overwrite', action='store_true', help='replace a Shapes folder that is there'
@@ -58,8 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     start = time.perf_counter()
     try:
         written = generate_shapes(args.out, splits, args.seed, args.image_size,
-                                  overwrite=args.overwrite, workers=args.workers)  # fmt: skip
-    except (ValueError, OSError) as error:
+                                  formats=args.formats, overwrite=args.overwrite,
+                                  workers=args.workers)  # fmt: skip
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     seconds, total = time.perf_counter() - start, sum(splits.values())

@@ -134,7 +134,9 @@ class FiberArrowDataset(FiberImageTextDataset):
         """Table, its row, and the places of an image's captions."""
         row = int(self._kept[index])
         table = int(np.searchsorted(self._starts, row, side='right')) - 1
-        first, last = np.searchsorted(self._pairs[0], [index, index + 1])
+        # int32 as the array is: of another type, the whole array would be converted each time.
+        ends = np.array([index, index + 1], np.int32)
+        first, last = np.searchsorted(self._pairs[0], ends)
         return table, row - int(self._starts[table]), self._places[first:last].tolist()
 
     def image_info(self, index: int) -> dict:

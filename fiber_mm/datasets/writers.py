@@ -192,11 +192,15 @@ class ShardWriter(_Writer):
 
 
 def write_index(folder: Path, shards: list[dict[str, Any]]) -> None:
-    """Add shards to the index of a folder; entries of the same names are replaced."""
+    """Add shards to the index of a folder.
+
+    Entries of the same names are replaced, those of shards that are gone are dropped.
+    """
     path = folder / INDEX
     old = json.loads(path.read_text())['shardlist'] if path.is_file() else []
     names = {shard['url'] for shard in shards}
-    rows = sorted([s for s in old if s['url'] not in names] + shards, key=lambda s: s['url'])
+    kept = [s for s in old if s['url'] not in names and (folder / s['url']).is_file()]
+    rows = sorted(kept + shards, key=lambda s: s['url'])
     content = {'__kind__': 'wids-shard-index-v1', 'wids_version': 1, 'shardlist': rows}
     partial = folder / f'.{INDEX}.partial'
     partial.write_text(json.dumps(content, indent=1) + '\n')

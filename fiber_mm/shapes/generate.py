@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from . import formats
 from . import vocabulary as V
 from .annotate import annotate
+from .caption_files import FORMATS, check_formats, write_caption_files
 from .formats import entities, lvis, odvg
 from .language import speak
 from .render import encode, render
@@ -28,7 +29,7 @@ from .tokenizer import write_tokenizer
 
 VERSION = 1  # raised whenever the same settings would give other files
 _CHUNK = 25
-_TAKEN = ('annotations', 'tokenizer', entities.FOLDER)
+_TAKEN = ('annotations', 'tokenizer', entities.FOLDER, *FORMATS)
 _MAX_IMAGES = 1_000_000  # ids of splits do not overlap up to here
 
 
@@ -259,6 +260,7 @@ def generate_shapes(
     seed: int = 0,
     image_size: int = 256,
     *,
+    formats: Sequence[str] = (),
     overwrite: bool = False,
     workers: int | None = None,
     progress: bool = True,
@@ -274,6 +276,8 @@ def generate_shapes(
             only, others held-out ones too.
         seed: an image depends on seed, split, its index and ``image_size``, on nothing else.
         image_size: side of the images in pixels.
+        formats: captioned images also as ``'arrow'`` tables and tar ``'shards'``; may be asked for
+            later, and is then added to the folder.
         overwrite: replace a Shapes folder with other settings; any other folder is left alone.
         workers: processes; None takes one per core, for small jobs one.
         progress: show a progress bar.
@@ -281,20 +285,23 @@ def generate_shapes(
     Raises:
         ValueError: on arguments outside their range.
         FileExistsError: if ``out`` holds something else.
+        ModuleNotFoundError: if arrow tables are asked for without pyarrow.
     """
     _check_arguments(splits, seed, image_size)
+    check_formats(formats)
     out = Path(out).absolute()
     settings = settings_of(splits, seed, image_size)
     if workers is None:
         workers = min(os.cpu_count() or 1, math.ceil(sum(splits.values()) / 100))
     with _lock(out):
         if _existing(out, settings, overwrite):
-            return False
+            return write_caption_files(out, list(splits), formats)
         partial = out.parent / f'.{out.name}.partial'
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         try:
             with _one_opencv_thread():
                 _write_folder(partial, splits, seed, image_size, workers, progress)
+            write_caption_files(partial, list(splits), formats)
             _write_meta(partial, settings)
             if out.exists():
                 shutil.rmtree(out)

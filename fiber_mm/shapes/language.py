@@ -182,7 +182,7 @@ def _position_caption(view: View, rng: np.random.Generator) -> _Text | None:
     out.add('there is')
     for index in _order(len(view.objects), rng):
         attributes = describe(index, view, rng)
-        where = _position_of(index, view)
+        where = position_of(index, view)
         if attributes is None or where is None:
             continue
         if used:
@@ -195,7 +195,7 @@ def _position_caption(view: View, rng: np.random.Generator) -> _Text | None:
     return out if used else None
 
 
-def _position_of(index: int, view: View) -> tuple[str, ...] | None:
+def position_of(index: int, view: View) -> tuple[str, ...] | None:
     """The most precise position that clearly holds."""
     for words in _BY_PRECISION:
         if view.at_position(index, words):

@@ -193,8 +193,10 @@ def _translate(direction: str) -> Callable:
 
 
 def _rotate(img: np.ndarray, strength: float, sign: int, fill: int) -> np.ndarray:
-    # A number would fill the first channel alone.
-    return mmcv.imrotate(img, sign * 30.0 * strength, border_value=(fill, fill, fill))
+    # The centre is the original's, half a pixel right of and below the middle. As border_value, a
+    # number would fill the first channel alone.
+    centre = (img.shape[1] / 2, img.shape[0] / 2)
+    return mmcv.imrotate(img, sign * 30.0 * strength, centre, border_value=(fill, fill, fill))
 
 
 #: name -> function of (img, strength in [0, 1], sign, fill)

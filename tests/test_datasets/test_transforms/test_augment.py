@@ -133,7 +133,7 @@ def test_shears_and_turns(name, sign):
     else:  # 21 degrees about the centre, clockwise on the screen where y points down
         angle = sign * np.deg2rad(21)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        centre = np.array([(width - 1) / 2, (height - 1) / 2])
+        centre = np.array([width / 2, height / 2])
         forward = np.column_stack([turn, centre - turn @ centre])
     difference = np.abs(apply_op(name, img, sign=sign) - slow_warp(img, forward))
     # OpenCV rounds positions to 1/32 pixel, which matters at the border to the grey alone.

@@ -1,0 +1,40 @@
+"""Karpathy's captions, as for COCO: ``annotations/dataset_coco.json``, with detailed captions.
+
+The original trains on Karpathy's train + val and evaluates on test. So every tenth training image
+stands as ``val``, and the Shapes split ``val``, with its held-out classes, as ``test``. Any other
+split for evaluation has a file of its own, ``dataset_coco_{split}.json``, and is ``test`` there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..captions import detailed_captions
+from ..scene import Scene, is_train
+
+_VAL_EVERY = 10
+
+
+def path_of(split: str) -> str:
+    """The file that a Shapes split is in."""
+    own = '' if is_train(split) or split == 'val' else f'_{split}'
+    return f'annotations/dataset_coco{own}.json'
+
+
+def karpathy_split(scene: Scene) -> str:
+    """``train``, ``val`` or ``test``."""
+    if not is_train(scene.split):
+        return 'test'
+    return 'val' if scene.index % _VAL_EVERY == 0 else 'train'
+
+
+def image_row(scene: Scene) -> dict[str, Any]:
+    """An entry of ``images``; sentences also have ``unseen``, whether a held-out class is named."""
+    sentences = [
+        dict(tokens=caption['text'].replace(' .', '').split(), raw=caption['text'],
+             imgid=scene.image_id, sentid=scene.image_id * 10 + k, unseen=caption['unseen'])
+        for k, caption in enumerate(detailed_captions(scene))
+    ]  # fmt: skip
+    return dict(filepath=scene.split, filename=scene.file_name, imgid=scene.image_id,
+                cocoid=scene.image_id, split=karpathy_split(scene),
+                sentids=[s['sentid'] for s in sentences], sentences=sentences)  # fmt: skip

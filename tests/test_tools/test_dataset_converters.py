@@ -1,0 +1,146 @@
+"""Image folder and captions to arrow tables and shards; what is rejected is reported."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fiber_mm.datasets import FiberArrowDataset, FiberShardDataset
+from fiber_mm.datasets.caption_rows import read_rows
+
+PIPELINE = [{'type': 'FiberLoadImage'}, {'type': 'FiberPackImageText'}]
+
+
+def main(*args):
+    """tools/dataset_converters/captions.py in this process."""
+    path = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'captions.py'
+    spec = importlib.util.spec_from_file_location('captions', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main([str(arg) for arg in args])
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / 'images'
+    (folder / 'sub').mkdir(parents=True)
+    for number, name in enumerate(('a.png', 'sub/b.jpg', 'c.bmp', 'broken.png', 'd.png')):
+        Image.new('RGB', (12, 8), (200, 0, 20 * number)).save(folder / name)
+    path = folder / 'broken.png'
+    path.write_bytes(path.read_bytes()[:40])
+    return folder
+
+
+ROWS = [
+    {'image': 'a.png', 'caption': ['a dog', 'A dog', 'a dog']},
+    {'image': 'sub/b.jpg', 'caption': 'a “cat”\nwith a line'},
+    {'image': 'sub/b.jpg', 'caption': 'two cats'},
+    {'image': 'c.bmp', 'caption': ['', 'a bus'], 'image_id': 7},
+    {'image': 'broken.png', 'caption': 'a car'},
+    {'image': 'missing.png', 'caption': 'a car'},
+    {'image': 'd.png', 'caption': ' '},
+    {'image': 'a.png', 'caption': 'again, but elsewhere in the list'},
+]
+PAIRS = [
+    ('a.png', 'a dog'),
+    ('a.png', 'A dog'),
+    ('sub/b.jpg', 'a “cat”\nwith a line'),
+    ('sub/b.jpg', 'two cats'),
+    ('7', 'a bus'),
+]
+REASONS = {
+    ('captions.jsonl:4', 'empty caption'),
+    ('captions.jsonl:5', 'unreadable image'),
+    ('captions.jsonl:6', 'unreadable image'),
+    ('captions.jsonl:7', 'empty caption'),
+    ('captions.jsonl:7', 'image without caption'),
+    ('captions.jsonl:8', 'duplicate id'),
+}
+
+
+@pytest.fixture
+def jsonl(tmp_path):
+    path = tmp_path / 'captions.jsonl'
+    path.write_text('\n'.join(json.dumps(row) for row in ROWS) + '\n')
+    return path
+
+
+def pairs(dataset):
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    return [(info['image_id'], info['text']) for info in infos]
+
+
+def check_report(out):
+    lines = [json.loads(line) for line in (out / 'rejected.jsonl').read_text().splitlines()]
+    assert {(line['where'].split('/')[-1], line['reason']) for line in lines} == REASONS
+    details = {line['image']: line['detail'] for line in lines}
+    assert 'broken.png' in details['broken.png']
+    assert 'missing.png' in details['missing.png']
+
+
+def test_arrow(tmp_path, images, jsonl, capsys):
+    out = tmp_path / 'out'
+    assert main(jsonl, images, out, '--to', 'arrow', '--name', 'sbu_0') == 0
+    printed = capsys.readouterr().out
+    assert '3 images with 5 captions written' in printed
+    assert '2 x unreadable image' in printed
+    check_report(out)
+    dataset = FiberArrowDataset(tables=['sbu_0'], data_root=str(out), pipeline=PIPELINE)
+    assert pairs(dataset) == PAIRS
+    assert dataset[4]['inputs'][:, 0, 0].tolist() == [40, 0, 200]
+
+    assert main(jsonl, images, out, '--to', 'arrow', '--name', 'sbu_0') == 1
+    assert '--overwrite' in capsys.readouterr().err
+    assert main(jsonl, images, out, '--to', 'arrow', '--name', 'sbu_0', '--overwrite') == 0
+
+
+def test_shards(tmp_path, images, jsonl):
+    out = tmp_path / 'out'
+    options = ('--to', 'shards', '--name', 'train', '--per-shard', 2)
+    assert main(jsonl, images, out, *options) == 0
+    check_report(out)
+    assert [p.name for p in sorted(out.glob('*.tar'))] == ['train-000000.tar', 'train-000001.tar']
+    stream = FiberShardDataset(str(out), pipeline=PIPELINE, shuffle=False, seed=0)
+    assert len(stream) == 5
+    samples = iter(stream)
+    found = [next(samples) for _ in range(5)]
+    assert [(s['data_samples'].image_id, s['data_samples'].text) for s in found] == PAIRS
+    assert found[4]['inputs'][:, 0, 0].tolist() == [40, 0, 200]  # bmp became png
+    # fewer and larger shards than before: none of the old ones stays
+    assert main(jsonl, images, out, *options[:-1], 10, '--overwrite') == 0
+    assert [p.name for p in out.glob('*.tar')] == ['train-000000.tar']
+    assert len(FiberShardDataset(str(out), seed=0)) == 5
+    assert len(json.loads((out / 'index.json').read_text())['shardlist']) == 1
+
+
+@pytest.mark.parametrize(('suffix', 'mark'), [('csv', ','), ('tsv', '\t')])
+def test_csv(tmp_path, suffix, mark):
+    path = tmp_path / f'captions.{suffix}'
+    lines = [('image', 'caption'), ('a.png', '"one, two"'), ('a.png', 'three'), ('b.png', '')]
+    path.write_text('\n'.join(mark.join(line) for line in lines) + '\n')
+    rows = list(read_rows(path))
+    assert [(r.image, r.captions) for r in rows] == [
+        ('a.png', ['one, two', 'three']),
+        ('b.png', ['']),
+    ]
+    assert rows[1].where.endswith(f'captions.{suffix}:4')
+
+
+def test_faulty_input(tmp_path, images, jsonl, capsys):
+    def error(*args):
+        assert main(*args, '--to', 'arrow') == 1
+        return capsys.readouterr().err
+
+    assert 'no list of captions' in error(tmp_path / 'no.jsonl', images, tmp_path / 'out')
+    assert 'no image folder' in error(jsonl, tmp_path / 'no', tmp_path / 'out')
+    (tmp_path / 'a.txt').write_text('')
+    assert '.jsonl, .csv or .tsv' in error(tmp_path / 'a.txt', images, tmp_path / 'out')
+    (tmp_path / 'a.jsonl').write_text('{"image": "a.png"}\n')
+    assert "a.jsonl:1 has no ['caption']" in error(tmp_path / 'a.jsonl', images, tmp_path / 'out')
+    (tmp_path / 'a.jsonl').write_text('{"image": "a.png"')
+    assert 'a.jsonl:1 is no JSON' in error(tmp_path / 'a.jsonl', images, tmp_path / 'out')
+    (tmp_path / 'a.jsonl').write_text('{"image": "no.png", "caption": "a"}\n')
+    assert 'no image was written' in error(tmp_path / 'a.jsonl', images, tmp_path / 'out')
+    assert not (tmp_path / 'out' / '.train.arrow.partial').exists()

@@ -1,0 +1,84 @@
+"""An image folder and a list of captions to arrow tables or tar shards.
+
+The list is JSON lines, {"image": "a.jpg", "caption": "text" or ["text", ...]}, or CSV with the
+columns image and caption; image_id is optional. Rejected rows (unreadable image, empty caption,
+duplicate id) are listed with the reason in OUT/rejected.jsonl.
+
+Example:
+    python tools/dataset_converters/captions.py captions.jsonl images/ data/arrow --to arrow --name sbu_0
+    python tools/dataset_converters/captions.py captions.csv images/ data/cc3m --to shards --name train
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fiber_mm.datasets.caption_rows import Report, read_rows, write_rows
+from fiber_mm.datasets.writers import ArrowWriter, ShardWriter
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('captions', type=Path, help='.jsonl, .csv or .tsv')
+    parser.add_argument('images', type=Path, help='folder that the image names are in')
+    parser.add_argument('out', type=Path, help='folder to write to')
+    parser.add_argument('--to', choices=('arrow', 'shards'), required=True)
+    parser.add_argument('--name', default='train', help='OUT/NAME.arrow, or OUT/NAME-000000.tar')
+    parser.add_argument('--split', default='train', help='what the column split of a table says')
+    parser.add_argument('--per-shard', type=int, default=1000, help='images per tar shard')
+    parser.add_argument('--workers', type=int, default=4, help='threads that check images')
+    parser.add_argument('--overwrite', action='store_true', help='replace files of that name')
+    return parser.parse_args(argv)
+
+
+def convert(args: argparse.Namespace) -> Report:
+    if not args.images.is_dir():
+        raise FileNotFoundError(f'there is no image folder {args.images}')
+    pattern = f'{args.name}.arrow' if args.to == 'arrow' else f'{args.name}-*.tar'
+    there = sorted(args.out.glob(pattern))
+    if there and not args.overwrite:
+        raise FileExistsError(f'{there[0]} is there already: choose another --name or --overwrite')
+    args.out.mkdir(parents=True, exist_ok=True)
+    rejected = args.out / 'rejected.jsonl'
+    with rejected.open('w', encoding='utf-8') as file:
+        rows = read_rows(args.captions)
+        if args.to == 'arrow':
+            with ArrowWriter(args.out / pattern) as writer:
+                return write_rows(
+                    rows, args.images,
+                    lambda image, texts, id_, suffix: writer.add(image, texts, id_, args.split),
+                    file, args.workers,
+                )  # fmt: skip
+        for path in there:
+            path.unlink()
+        with ShardWriter(args.out, args.name, args.per_shard) as writer:
+            numbers = iter(range(10**9))
+            return write_rows(
+                rows, args.images,
+                lambda image, texts, id_, suffix: writer.add(
+                    f'{next(numbers):09d}', image, texts, id_, suffix
+                ),
+                file, args.workers,
+            )  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        report = convert(args)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(report)
+    if report.rejected:
+        print(f'rejected rows: {args.out / "rejected.jsonl"}')
+    if not report.images:
+        print('error: no image was written', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
