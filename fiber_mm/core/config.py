@@ -65,6 +65,8 @@ class SwinCfg:
             first n stages (mmdet's convention).
         init_std: Spread of new matrices; None scales it with the width, 0.8 / sqrt(fan-in),
             since 0.02 is meant for widths of 512 and more.
+        local_init: Whether heads look at neighbouring patches from the start
+            (:func:`~fiber_mm.core.local_init.local_windows`).
     """
 
     embed_dim: int = 128
@@ -80,6 +82,7 @@ class SwinCfg:
     final_norm: bool = False
     frozen_stages: int = -1
     init_std: float | None = 0.02
+    local_init: bool = False
 
     def __post_init__(self) -> None:
         for name in ('depths', 'num_heads', 'output_norms'):
@@ -145,6 +148,7 @@ class RobertaCfg:
     layer_norm_eps: float = 1e-5
     init_std: float | None = 0.02
     word_init_std: float | None = None
+    local_init: bool = False
 
     def __post_init__(self) -> None:
         _positive(self, 'vocab_size', 'hidden_size', 'num_layers', 'num_heads')

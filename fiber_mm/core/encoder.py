@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from fiber_mm.core.attention import PADDING_BIAS, padding_bias
 from fiber_mm.core.config import FiberCfg
 from fiber_mm.core.fusion import FusedWindowAttention, FusionPlan
+from fiber_mm.core.local_init import local_windows, local_words
 from fiber_mm.core.roberta import Roberta
 from fiber_mm.core.swin import SwinTransformer, WindowAttention
 from fiber_mm.structures import FusedFeatures, ImageFeatures, ImageTrunk, TextTrunk
@@ -53,6 +54,10 @@ class FiberEncoder(nn.Module):
             for pair in self.plan.pairs:
                 widths[pair.layer] = swin.width(pair.stage)
             self.text = Roberta(roberta, widths, fusion.gate_init)
+        if swin.local_init:
+            local_windows(self.image)
+        if roberta is not None and roberta.local_init:
+            local_words(self.text)
 
     # ---- helpers ---------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fiber_mm.core.deform_conv import DeformConv2d, borrow_offsets
 from fiber_mm.core.linear import wants_fp32
+from fiber_mm.core.local_init import near_identity_
 
 
 class DeformConvNorm(nn.Module):
@@ -112,11 +113,16 @@ class DyConvBlock(nn.Module):
 
     @torch.no_grad()
     def start_near_identity(self) -> None:
-        """No offsets, and each level's own map passes its convolution."""
+        """No offsets, each level's own map passes its convolution, its neighbours wait.
+
+        The three views are averaged after a factor of 1/2, so a scale of 3 on the level's own
+        view hands it on at about its size.
+        """
         self.offset.weight.zero_()
         self.offset.bias.zero_()
-        centre = self.DyConv[1].conv.weight[:, :, 1, 1]
-        centre += torch.eye(*centre.shape)
+        near_identity_(self.DyConv[1].conv.weight)
+        for view, scale in zip(self.DyConv, (0.0, 3.0, 0.0)):
+            view.bn.weight.fill_(scale)
 
     def forward(self, feats: Sequence[Tensor]) -> list[Tensor]:
         """Maps of all levels, fine to coarse, (B, C, H_l, W_l) each -> the same with O channels."""
@@ -164,9 +170,9 @@ class DyHeadTower(nn.ModuleList):
         fp32_training: Compute deformable convolutions in fp32 in training, also under autocast,
             as released. In inference they follow autocast where the implementation can.
         with_checkpoint: Recompute each block in the backward instead of storing activations.
-        near_identity: Start with offsets of zero and an identity added to the centre of each
-            level's own convolution. What the pyramid tells then reaches the projections, which
-            random convolutions hide: for training from scratch in minutes.
+        near_identity: Start with offsets of zero and with each level's own map nearly as it
+            is; what the neighbours add is learned. What the pyramid tells then reaches the
+            projections, which random convolutions hide: for training from scratch in minutes.
     """
 
     def __init__(

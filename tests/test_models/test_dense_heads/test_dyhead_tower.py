@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 
+from fiber_mm.core.local_init import KERNEL_NOISE
 from fiber_mm.models.dense_heads.dyhead_tower import DyConvBlock, DyHeadTower
 
 SIZES = ((9, 12), (5, 6), (3, 3))
@@ -155,10 +156,12 @@ def test_near_identity_starts_with_each_levels_own_map():
     for a, b in zip(plain, near):
         assert not b.offset.weight.any()
         assert not b.offset.bias.any()
-        difference = b.DyConv[1].conv.weight - a.DyConv[1].conv.weight
+        difference = b.DyConv[1].conv.weight - KERNEL_NOISE * a.DyConv[1].conv.weight
         wanted = torch.zeros_like(difference)
         wanted[:, :, 1, 1] = torch.eye(8)
         torch.testing.assert_close(difference, wanted)
+        # The neighbours are mute at first; the level's own view keeps its size.
+        assert [view.bn.weight.unique().tolist() for view in b.DyConv] == [[0.0], [3.0], [0.0]]
         for k in (0, 2):  # the neighbours' convolutions are left alone
             assert torch.equal(a.DyConv[k].conv.weight, b.DyConv[k].conv.weight)
     # With nothing else in the kernel, the convolution halves its input: masks start at 1/2.

@@ -4,7 +4,8 @@ import pytest
 import torch
 from mmdet.models.necks import FPN
 
-from fiber_mm.models.necks.fiber_fpn import FiberFPN, SharedDropBlock
+from fiber_mm.core.local_init import near_identity_
+from fiber_mm.models.necks.fiber_fpn import FROM_ABOVE, FiberFPN, SharedDropBlock
 from fiber_mm.registry import MODELS
 
 SETTINGS = dict(in_channels=[4, 8, 16], out_channels=6, num_outs=5, add_extra_convs='on_output')
@@ -76,3 +77,29 @@ def test_evaluation_drops_nothing():
 def test_bad_settings(settings):
     with pytest.raises(ValueError, match='odd block_size'):
         SharedDropBlock(*settings)
+
+
+def test_near_identity_hands_on_each_levels_own_map():
+    torch.manual_seed(0)
+    neck = MODELS.build(dict(type='FiberFPN', **SETTINGS, near_identity=True))
+    torch.manual_seed(0)
+    plain = MODELS.build(dict(type='FiberFPN', **SETTINGS))
+    torch.manual_seed(1)
+    neck.init_weights()
+    torch.manual_seed(1)
+    plain.init_weights()
+    for level, (a, b) in enumerate(zip(neck.lateral_convs, plain.lateral_convs)):
+        factor = FROM_ABOVE if level else 1.0
+        torch.testing.assert_close(a.conv.weight, factor * b.conv.weight)
+    for a, b in zip(neck.fpn_convs[:3], plain.fpn_convs[:3]):
+        torch.testing.assert_close(a.conv.weight, near_identity_(b.conv.weight.detach().clone()))
+    for a, b in zip(neck.fpn_convs[3:], plain.fpn_convs[3:]):  # the extra levels
+        assert torch.equal(a.conv.weight, b.conv.weight)
+
+
+def test_starting_values_are_set_once():
+    neck = MODELS.build(dict(type='FiberFPN', **SETTINGS, near_identity=True))
+    neck.init_weights()
+    before = neck.fpn_convs[0].conv.weight.clone()
+    neck.init_weights()
+    assert torch.equal(neck.fpn_convs[0].conv.weight, before)
