@@ -2,12 +2,14 @@
 
 import multiprocessing
 import pickle
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from fiber_mm.datasets.arrow import FiberArrowDataset, arrow_tables
+from fiber_mm.datasets.shards import FiberShardDataset
 from fiber_mm.datasets.writers import ArrowWriter
 
 from .caption_data import PIPELINE, jpeg, number_of
@@ -153,6 +155,14 @@ def test_missing_files(folder):
     assert texts(make(folder, None, tables=['coco_caption_karpathy_test'])) == ['a car']
     with pytest.raises(ValueError, match='either name or tables'):
         FiberArrowDataset(data_root=str(folder))
+
+
+@pytest.mark.parametrize('name', ['pyarrow', 'webdataset'])
+def test_optional_packages_are_named(folder, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    read = make if name == 'pyarrow' else FiberShardDataset
+    with pytest.raises(ModuleNotFoundError, match=f'pip install {name}'):
+        read(str(folder))
 
 
 def test_a_file_cut_in_half(folder):
