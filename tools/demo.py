@@ -44,6 +44,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='settings that override the config',
     )
+    whole.add_argument(
+        '--processes', type=int, help='processes that share the work; default: by the machine'
+    )
     own = parser.add_argument_group('your own images and words')
     own.add_argument('--image', nargs='+', default=[], metavar='FILE', help='images')
     own.add_argument(
@@ -96,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=args.seed,
         resume=args.resume,
         cfg_options=args.cfg_options,
+        processes=args.processes,
     )
     try:
         if args.image:

@@ -9,9 +9,11 @@ from typing import Any
 
 from mmengine.config import Config
 
+from fiber_mm.engine.launch import launch
 from fiber_mm.registry import RUNNERS
 
 from .annotations import caption_numbers, class_names
+from .processes import shared
 from .settings import DemoSettings
 
 SPLIT = 'val'
@@ -29,8 +31,9 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
     """
     cfg = Config.fromfile(str(settings.model_config))
     scores: dict[str, float] = {}
+    processes = settings.process_count
     for part in evaluation_configs(cfg, settings).values():
-        scores.update(RUNNERS.build(part).test())
+        scores.update(launch(_test, shared(part, processes), processes=processes))
     return dict(
         ap50_seen=scores['coco/seen_mAP_50'],
         ap50_unseen=scores['coco/unseen_mAP_50'],
@@ -45,6 +48,11 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
             name: None if math.isnan(value) else float(value) for name, value in scores.items()
         },
     )
+
+
+def _test(cfg: Config) -> dict[str, float]:
+    """Runs in each process."""
+    return RUNNERS.build(cfg).test()
 
 
 def evaluation_configs(cfg: Config, settings: DemoSettings) -> dict[str, Config]:

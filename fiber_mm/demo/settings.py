@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from fiber_mm.engine.launch import available_cores
+
 #: The config that the demo trains; everything else about the training is in it.
 CONFIG = 'fiber_nano_1xb8_demo_shapes'
 WORK_DIR = Path('work_dirs/demo')
@@ -37,6 +41,8 @@ class DemoSettings:
         seed: Seed of the training; None keeps the config's.
         resume: Whether finished steps are kept and an interrupted training goes on.
         cfg_options: Settings that override the config's.
+        processes: How many processes share training and evaluation; None: as many of 4, 2, 1 as
+            there are cores, and one where there is a GPU.
     """
 
     work_dir: Path = WORK_DIR
@@ -44,6 +50,20 @@ class DemoSettings:
     seed: int | None = None
     resume: bool = False
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f'processes must be at least 1, got {self.processes}')
+
+    @property
+    def process_count(self) -> int:
+        """``processes``, chosen by the machine where it is None."""
+        if self.processes is not None:
+            return self.processes
+        if torch.cuda.is_available():
+            return 1
+        return next(count for count in (4, 2, 1) if count <= available_cores())
 
     @property
     def train_dir(self) -> Path:

@@ -16,10 +16,12 @@ from mmengine.logging import MMLogger
 from fiber_mm.config_lookup import get_config_path
 from fiber_mm.engine.checkpoint import find_last_checkpoint, load_checkpoint_file
 from fiber_mm.engine.config import check_config
+from fiber_mm.engine.launch import launch
 from fiber_mm.registry import RUNNERS
 from fiber_mm.shapes.generate import generate_shapes
 
 from .evaluation import evaluate
+from .processes import shared
 from .report import write_report
 from .settings import DemoSettings, StepRecord
 
@@ -96,10 +98,10 @@ def make_data(cfg: Config) -> dict[str, Any]:
 
 def train(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
     """Train by the runner that ``tools/train.py`` uses; keep the weights and what they need."""
-    runner = RUNNERS.build(cfg)
+    processes = settings.process_count
     started = time.perf_counter()
-    runner.train()
-    iterations = runner.iter
+    result = launch(_train, shared(cfg, processes), processes=processes)
+    seconds = time.perf_counter() - started
     last = find_last_checkpoint(settings.train_dir)
     content = load_checkpoint_file(last)
     meta = {'dataset_meta': content.get('meta', {}).get('dataset_meta', {})}
@@ -110,16 +112,21 @@ def train(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
     kept.model.data_preprocessor.tokenizer = str(settings.tokenizer)
     kept.resume, kept.load_from = False, None
     kept.dump(str(settings.model_config))
-    seconds = time.perf_counter() - started
-    parameters = sum(p.numel() for p in runner.model.parameters())
     return dict(
-        iterations=iterations,
         # Of a resumed run only a part was timed.
-        seconds_per_step=None if settings.resume else round(seconds / max(iterations, 1), 4),
+        seconds_per_step=None if settings.resume else round(seconds / result['iterations'], 4),
         batch_size=cfg.train_dataloader.batch_size,
-        parameters=parameters,
-        seed=runner.seed,
+        processes=processes,
+        **result,
     )
+
+
+def _train(cfg: Config) -> dict[str, Any]:
+    """Runs in each process."""
+    runner = RUNNERS.build(cfg)
+    runner.train()
+    parameters = sum(p.numel() for p in runner.model.parameters())
+    return dict(iterations=runner.iter, parameters=parameters, seed=runner.seed)
 
 
 def _step(record: StepRecord, name: str, action: Callable[[], dict[str, Any]]) -> None:

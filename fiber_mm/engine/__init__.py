@@ -16,6 +16,7 @@ from .data import (
     FiberSeededDataset,
 )
 from .hooks import FiberCheckpointHook, FiberEarlyStoppingHook
+from .launch import available_cores, launch
 from .loops import FiberEpochTrainLoop, FiberIterTrainLoop
 from .optim import FiberBf16OptimWrapper, FiberOptimWrapperConstructor
 from .queue import FiberQueueHook
@@ -37,8 +38,10 @@ __all__ = [
     'FiberQueueHook',
     'FiberRunner',
     'FiberSeededDataset',
+    'available_cores',
     'check_config',
     'explain_build_error',
+    'launch',
     'load_checkpoint_file',
     'load_weights',
     'tune_cpu_allocator',

@@ -51,7 +51,9 @@ def settings(tmp_path):
         'default_hooks.logger.interval': 1,
         'default_hooks.checkpoint.interval': 2,
     }
-    return DemoSettings(work_dir=tmp_path / 'demo', config=str(config), cfg_options=options)
+    return DemoSettings(
+        work_dir=tmp_path / 'demo', config=str(config), cfg_options=options, processes=2
+    )
 
 
 @pytest.mark.slow
