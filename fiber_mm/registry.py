@@ -27,6 +27,7 @@ from mmengine.registry import (
     VISBACKENDS,
     VISUALIZERS,
     WEIGHT_INITIALIZERS,
+    init_default_scope,
 )
 
 __all__ = [
@@ -51,4 +52,5 @@ __all__ = [
     'VISBACKENDS',
     'VISUALIZERS',
     'WEIGHT_INITIALIZERS',
+    'init_default_scope',
 ]

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 
 import fiber_mm  # noqa: F401  (registers everything)
-from fiber_mm.engine import CheckpointError, ConfigError, explain_build_error, tune_cpu_allocator
-from fiber_mm.engine.config import check_config
+from fiber_mm.engine import ConfigError, tune_cpu_allocator
+from fiber_mm.engine.command_line import (
+    add_run_options,
+    parse_run_args,
+    plain_errors,
+    read_run_config,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,24 +35,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint, .pth or .safetensors')
-    parser.add_argument('--work-dir', help='folder for logs and numbers')
     parser.add_argument('--out', metavar='FILE.pkl', help='also write all predictions')
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions to WORK_DIR/TIME/DIR')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings that override the config, e.g. test_dataloader.batch_size=2 key="[a,b]"',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torch.distributed.launch passes it; torchrun sets the variable instead.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args(argv)
+    add_run_options(parser)
+    args = parse_run_args(parser, argv)
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out is a pickle file and ends with .pkl, got {args.out}')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
 
@@ -60,17 +51,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: a key is mistyped, or an option does not apply to this config.
     """
-    if not Path(args.config).is_file():
-        raise ConfigError(f'there is no config file {args.config}')
-    cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    check_config(cfg)
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    cfg = read_run_config(args)
     cfg.load_from = args.checkpoint
     cfg.resume = False
     # Only testing: weights that the checkpoint lacks are an error.
@@ -85,7 +66,6 @@ def load_config(args: argparse.Namespace) -> Config:
         hook.update(draw=True, test_out_dir=args.show_dir)
     if args.tta:
         use_test_time_augmentation(cfg)
-    cfg.setdefault('runner_type', 'FiberRunner')
     return cfg
 
 
@@ -114,18 +94,11 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """
     args = parse_args(argv)
     tune_cpu_allocator()
-    try:
+    with plain_errors():
         runner = RUNNERS.build(load_config(args))
         if args.out:
             runner.test_evaluator.metrics.append(dump_metric(runner, args.out))
         return runner.test()
-    except (ConfigError, CheckpointError, FileNotFoundError) as error:
-        sys.exit(f'error: {error}')
-    except TypeError as error:
-        explanation = explain_build_error(error)
-        if explanation is None:
-            raise
-        raise ConfigError(explanation) from error
 
 
 def dump_metric(runner, path: str) -> DumpResults:

@@ -10,18 +10,20 @@ weights that it would have had.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
 import fiber_mm  # noqa: F401  (registers everything)
-from fiber_mm.engine import CheckpointError, ConfigError, explain_build_error, tune_cpu_allocator
-from fiber_mm.engine.config import check_config
+from fiber_mm.engine import ConfigError, tune_cpu_allocator
+from fiber_mm.engine.command_line import (
+    add_run_options,
+    parse_run_args,
+    plain_errors,
+    read_run_config,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,7 +32,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
         '--amp',
         action='store_true',
@@ -49,19 +50,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='continue from a checkpoint; without FILE from the last one in the work folder',
     )
     parser.add_argument('--seed', type=int, help='seed of everything that is random')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings that override the config, e.g. train_dataloader.batch_size=2 key="[a,b]"',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torch.distributed.launch passes it; torchrun sets the variable instead.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_run_options(parser)
+    return parse_run_args(parser, argv)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -70,17 +60,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: a key is mistyped, or an option does not apply to this config.
     """
-    if not Path(args.config).is_file():
-        raise ConfigError(f'there is no config file {args.config}')
-    cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    check_config(cfg)
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    cfg = read_run_config(args)
     if args.seed is not None:
         cfg.setdefault('randomness', {})
         cfg.randomness.seed = args.seed
@@ -98,7 +78,6 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    cfg.setdefault('runner_type', 'FiberRunner')
     return cfg
 
 
@@ -106,15 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     args = parse_args(argv)
     tune_cpu_allocator()
-    try:
+    with plain_errors():
         RUNNERS.build(load_config(args)).train()
-    except (ConfigError, CheckpointError, FileNotFoundError) as error:
-        sys.exit(f'error: {error}')
-    except TypeError as error:
-        explanation = explain_build_error(error)
-        if explanation is None:
-            raise
-        raise ConfigError(explanation) from error
 
 
 if __name__ == '__main__':

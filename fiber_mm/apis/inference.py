@@ -25,14 +25,13 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
 from PIL import Image
 from torch import nn
 
 from fiber_mm.config_lookup import get_config_path
 from fiber_mm.datasets.transforms.image import as_seen, read_image
 from fiber_mm.engine.checkpoint import load_checkpoint_file, load_weights, with_state_dict
-from fiber_mm.registry import MODELS
+from fiber_mm.registry import MODELS, init_default_scope
 from fiber_mm.structures import ImageTrunk
 
 ImageInput = str | os.PathLike | np.ndarray | Image.Image

@@ -1,7 +1,7 @@
-# LVIS v1: 85 sampled negatives in training, 31 prompts of 40 classes in testing, fixed AP on
-# minival (the 5,000 images of COCO's val2017); 16 GPUs of 2 images.
-_base_ = './fiber_pipelines.py'
-data_root = 'data/coco/'
+# LVIS v1, with COCO's loaders: 85 sampled negatives in training, 31 prompts of 40 classes in
+# testing, fixed AP on minival (the 5,000 images of COCO's val2017); 16 GPUs of 2 images.
+_base_ = './coco_detection.py'
+minival = 'annotations/lvis_v1_minival_inserted_image_name.json'
 
 train_pipeline = [
     _base_.load_image,
@@ -13,40 +13,16 @@ train_pipeline = [
     _base_.pack,
 ]
 train_dataloader = dict(
-    batch_size=2,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='FiberInfiniteSampler'),
-    batch_sampler=dict(type='FiberAspectRatioBatchSampler'),
     dataset=dict(
         type='FiberLVISDataset',
-        data_root=data_root,
         ann_file='annotations/lvis_v1_train.json',
         data_prefix=dict(img=''),
-        filter_cfg=dict(filter_empty_gt=True),
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='FiberLVISDataset',
-        data_root=data_root,
-        ann_file='annotations/lvis_v1_minival_inserted_image_name.json',
-        data_prefix=dict(img=''),
-        test_mode=True,
-        pipeline=_base_.test_pipeline,
-    ),
+    dataset=dict(type='FiberLVISDataset', ann_file=minival, data_prefix=dict(img=''))
 )
-val_evaluator = dict(
-    type='FiberLVISFixedAPMetric',
-    ann_file=data_root + 'annotations/lvis_v1_minival_inserted_image_name.json',
-)
+val_evaluator = dict(type='FiberLVISFixedAPMetric', ann_file=_base_.data_root + minival)
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
