@@ -19,6 +19,8 @@ from fiber_mm.core.linear import Linear, matrix_std
 # Tokens that pass an MLP at once on a CPU: the hidden layer stays in its cache, and the products
 # are still large enough to run at full rate (see SwinBlock.feed_forward).
 PIECE = 2048
+# Tokens whose windows are gathered and attend at once, likewise (see WindowAttention.forward).
+WINDOW_PIECE = 4096
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -57,6 +59,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, plan: window.WindowPlan) -> Tensor:
         """Attends within each window.
 
+        Where nothing is kept for a backward, a CPU does it in pieces that stay in its cache.
         Padding is zero where it meets the projection, so its query, key and value are that
         layer's bias: both projections run on the map alone.
 
@@ -66,17 +69,32 @@ class WindowAttention(nn.Module):
         Returns: (B, H, W, C).
         """
         qkv = self.qkv(x).flatten(0, 2)
-        qkv = window.to_windows(qkv, self.qkv.bias.to(qkv.dtype), plan)
-        qkv = qkv.view(-1, self.size**2, 3, self.heads, x.shape[-1] // self.heads)
-        bias = self.bias().to(qkv.dtype)[None]
-        parts = []
-        for part, (_, mask) in zip(qkv.split([n for n, _ in plan.groups]), plan.groups):
-            query, key, value = part.permute(2, 0, 3, 1, 4)  # each (W, heads, N, d), views
+        fill, bias = self.qkv.bias.to(qkv.dtype), self.bias().to(qkv.dtype)[None]
+        in_pieces = x.device.type == 'cpu' and not (qkv.requires_grad or bias.requires_grad)
+        if not in_pieces:
+            windows = window.to_windows(qkv, fill, plan)
+        parts, start = [], 0
+        for count, mask in plan.groups:
             shown = bias if mask is None else bias + mask.to(bias.dtype)
-            out = attend_with_bias(query, key, value, shown)
-            parts.append(out.transpose(1, 2).reshape(-1, x.shape[-1]))
+            step = max(1, WINDOW_PIECE // self.size**2) if in_pieces else count
+            for first in range(0, count, step):
+                stop = start + min(step, count - first) * self.size**2
+                if in_pieces:
+                    part = window.gather_windows(qkv, fill, plan, start, stop)
+                else:
+                    part = windows[start:stop]
+                parts.append(self._attend(part, shown))
+                start = stop
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        del qkv, parts, part  # large, and not needed any more
         return self.proj(window.from_windows(out, plan)).view(x.shape)
+
+    def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        """(W * N, 3 * C) queries, keys and values of W windows -> (W * N, C)."""
+        qkv = qkv.view(-1, self.size**2, 3, self.heads, qkv.shape[-1] // (3 * self.heads))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (W, heads, N, d), views
+        out = attend_with_bias(query, key, value, bias)
+        return out.transpose(1, 2).reshape(len(qkv) * self.size**2, -1)
 
 
 class Mlp(nn.Module):

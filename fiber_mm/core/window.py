@@ -161,6 +161,16 @@ def to_windows(x: Tensor, fill: Tensor, plan: WindowPlan) -> Tensor:
     return _Rearrange.apply(x, fill, plan, False)
 
 
+def gather_windows(x: Tensor, fill: Tensor, plan: WindowPlan, start: int, stop: int) -> Tensor:
+    """:func:`to_windows` for the tokens from ``start`` to ``stop`` alone, on CPUs; no gradient."""
+    out = x.index_select(0, plan.index[start:stop])
+    padding = plan.padding  # in ascending order
+    first, last = torch.searchsorted(padding, torch.tensor([start, stop])).tolist()
+    if last > first:
+        out.index_copy_(0, padding[first:last] - start, fill.expand(last - first, -1))
+    return out
+
+
 def from_windows(x: Tensor, plan: WindowPlan) -> Tensor:
     """Undoes :func:`to_windows`, less the padding: (M, C) -> (B * H * W, C)."""
     return _Rearrange.apply(x, None, plan, True)

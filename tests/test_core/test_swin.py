@@ -80,6 +80,20 @@ def test_block_at_any_map_size(size, shift, grad):
     assert out.requires_grad == grad
 
 
+@pytest.mark.parametrize('shift', [0, 1])
+def test_windows_in_pieces(monkeypatch, shift):
+    torch.manual_seed(0)
+    attn = WindowAttention(8, 3, 2)
+    randomize(attn)
+    x, plans = torch.randn(2, 7, 8, 8), WindowPlans()
+    plan = plans(2, 7, 8, 3, shift, x.device)
+    wanted = attn(x, plan)
+    assert wanted.requires_grad
+    monkeypatch.setattr(swin_module, 'WINDOW_PIECE', 20)  # two windows
+    with torch.no_grad():
+        torch.testing.assert_close(attn(x, plan), wanted)
+
+
 def test_the_mlp_in_pieces(monkeypatch):
     torch.manual_seed(0)
     block, x = make_block(0).eval(), torch.randn(2, 5, 7, 8)

@@ -100,6 +100,9 @@ def test_a_plan_gives_the_windows_of_padding_rolling_and_cutting(height, width, 
     flat = x.reshape(-1, 4)
     windows = window.to_windows(flat, fill, plan).view(-1, size**2, 4)
     assert torch.equal(window.from_windows(windows.reshape(-1, 4), plan), flat)
+    for start, stop in ((0, len(plan.index)), (4, 11), (len(plan.index) - 7, len(plan.index))):
+        piece = window.gather_windows(flat, fill, plan, max(start, 0), stop)
+        assert torch.equal(piece, windows.view(-1, 4)[max(start, 0) : stop])
 
     seen = []
     for part, (_, mask) in zip(windows.split([count for count, _ in plan.groups]), plan.groups):
