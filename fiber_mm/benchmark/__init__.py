@@ -3,8 +3,8 @@
 from .cases import CASES, Spec
 from .coarse import CASES as COARSE_CASES
 from .flops import detector_flops
-from .measure import compare
+from .measure import KEYS, compare
 
 CASES.update(COARSE_CASES)
 
-__all__ = ['CASES', 'Spec', 'compare', 'detector_flops']
+__all__ = ['CASES', 'KEYS', 'Spec', 'compare', 'detector_flops']

@@ -25,6 +25,17 @@ from fiber_mm.engine.cpu import tune_cpu_allocator
 from .cases import CASES, Spec
 from .plain import plain_formulation
 
+# What the last line of ``tools/benchmark.py`` holds.
+KEYS = (
+    'name',
+    'precision',
+    'seconds',
+    'runs',
+    'peak_memory_mb',
+    'threads',
+    'peak_gflops',
+    'fraction',
+)
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
 
 
@@ -140,7 +151,7 @@ def compare(spec: Spec, runs: int, against_plain: bool, threads: int | None = No
         runs: Timed runs of each formulation, after one to warm up.
         against_plain: Whether the plain formulation runs, too.
         threads: CPU threads; None leaves torch's own choice.
-    Returns: what ``tools/benchmark.py`` prints.
+    Returns: :data:`KEYS`, ``tflop``, ``device``, and what was measured beside the case.
     Raises: RuntimeError: if a process dies.
     """
     worker = Worker(spec, threads)
