@@ -11,7 +11,7 @@ load_boxes = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='FiberInclusiveBoxes'),
 ]
-train_resize = dict(type='FiberResize', short=192, max_long=None)
+train_resize = dict(type='FiberResize', short=160, max_long=None)
 pack = dict(type='FiberPackInputs')
 detection_pipeline = [
     load_image,
@@ -28,7 +28,7 @@ caption_pipeline = [
     dict(type='FiberPrompt', tokenizer=tokenizer),
     pack,
 ]
-test_pipeline = [load_image, dict(type='FiberResize', short=256, max_long=None), pack]
+test_pipeline = [load_image, dict(type='FiberResize', short=192, max_long=None), pack]
 
 train_dataloader = dict(
     batch_size=8,

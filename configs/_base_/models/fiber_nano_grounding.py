@@ -22,7 +22,7 @@ model = dict(
             embed_dim=32,
             depths=(1, 2, 2, 1),
             num_heads=(2, 4, 4, 8),
-            window_size=6,  # 192 pixels: maps of 48, 24, 12 and 6 tokens a side
+            window_size=5,  # 160 pixels: maps of 40, 20, 10 and 5 tokens a side
             init_std=None,
             local_init=True,
         ),

@@ -20,7 +20,7 @@ optim_wrapper = dict(
             dict(contains='bias', decay_mult=0.0),
         ]
     ),
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1.2e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [

@@ -14,8 +14,9 @@ from fiber_mm.core.linear import wants_fp32
 from fiber_mm.core.local_init import near_identity_
 from fiber_mm.registry import MODELS
 
-# How much weaker the coarser levels start with FiberFPN(near_identity=True).
-FROM_ABOVE = 0.4
+# Factors of the levels, fine to coarse, with FiberFPN(near_identity=True): a coarse level is wider
+# and is added to every finer one, so it starts weaker.
+FROM_ABOVE = (1.0, 0.35, 0.25)
 
 
 class SharedDropBlock(nn.Module):
@@ -84,17 +85,21 @@ class FiberFPN(FPN):
             return super().forward([x.float() for x in inputs])
 
     def init_weights(self) -> None:
-        """mmdet's, then :meth:`start_near_identity` if so configured."""
-        fresh = not self.is_init
-        super().init_weights()
-        if fresh and self.near_identity:
+        """mmdet's; with ``near_identity`` see :meth:`start_near_identity`."""
+        if not self.near_identity:
+            super().init_weights()
+        elif not self.is_init:
             self.start_near_identity()
+            self._is_init = True
 
     @torch.no_grad()
     def start_near_identity(self) -> None:
         """Sets starting values, see ``near_identity``."""
-        for lateral in self.lateral_convs[1:]:
-            lateral.conv.weight *= FROM_ABOVE
+        for level, lateral in enumerate(self.lateral_convs):
+            lateral.init_weights()
+            lateral.conv.weight *= FROM_ABOVE[min(level, 2)]
+        for conv in self.fpn_convs:
+            conv.init_weights()
         for conv in self.fpn_convs[: len(self.lateral_convs)]:
             near_identity_(conv.conv.weight)
 
