@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from test_core.conftest import tiny_cfg
 
 from fiber_mm.core import FiberEncoder
 from fiber_mm.core.attention import split_heads
@@ -13,6 +12,7 @@ from fiber_mm.core.local_init import (
     position_code,
 )
 from fiber_mm.core.swin import WindowAttention
+from test_core.conftest import tiny_cfg
 
 
 def test_nearest_offsets_by_hand():

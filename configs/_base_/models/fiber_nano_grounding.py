@@ -2,8 +2,8 @@
 #
 # What differs beside the sizes: text is padded to the longest prompt only, the pyramid has the
 # three levels that a small image needs, and anchors are 4 strides wide, since half of the Shapes
-# objects are smaller than 32 pixels. Starting values (`local_init`, `near_identity`, `init_std`) are
-# made for learning from scratch in minutes: FIBER-Base starts from trained encoders instead.
+# objects are smaller than 32 pixels. Starting values (`local_init`, `near_identity`, `init_std`)
+# are made for learning from scratch in minutes; FIBER-Base starts from trained encoders instead.
 model = dict(
     type='FiberGrounder',
     data_preprocessor=dict(
