@@ -30,10 +30,9 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
         score is undefined).
     """
     cfg = Config.fromfile(str(settings.model_config))
-    scores: dict[str, float] = {}
     processes = settings.process_count
-    for part in evaluation_configs(cfg, settings).values():
-        scores.update(launch(_test, shared(part, processes), processes=processes))
+    parts = [shared(part, processes) for part in evaluation_configs(cfg, settings).values()]
+    scores = launch(_test, parts, processes=processes)
     return dict(
         ap50_seen=scores['coco/seen_mAP_50'],
         ap50_unseen=scores['coco/unseen_mAP_50'],
@@ -50,9 +49,12 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
     )
 
 
-def _test(cfg: Config) -> dict[str, float]:
-    """Runs in each process."""
-    return RUNNERS.build(cfg).test()
+def _test(parts: list[Config]) -> dict[str, float]:
+    """The scores of all parts; runs in each process."""
+    scores: dict[str, float] = {}
+    for cfg in parts:
+        scores.update(RUNNERS.build(cfg).test())
+    return scores
 
 
 def evaluation_configs(cfg: Config, settings: DemoSettings) -> dict[str, Config]:
