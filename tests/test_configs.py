@@ -12,6 +12,7 @@ from fiber_mm.config_lookup import config_names, get_config
 from fiber_mm.datasets.arrow import arrow_tables
 from fiber_mm.datasets.writers import ArrowWriter
 from fiber_mm.engine import ConfigError, check_config
+from fiber_mm.models.backbones.fiber_backbone import build_encoder
 from fiber_mm.registry import MODELS
 
 CONFIGS = config_names()
@@ -201,3 +202,21 @@ def test_released_coarse_pretraining_takes_a_step(shapes_root, tmp_path):  # noq
     still = {n for n, p in runner.model.named_parameters() if torch.equal(p, before[n])}
     # The separate ranking head is not trained; a shut gate lets no gradient into what is behind.
     assert still <= {n for n in before if 'rank_output' in n or 'i2t' in n or 't2i' in n}
+
+
+def test_the_nano_detector_can_start_from_nano_pretraining():
+    """The encoders of both have the same parameters."""
+    shapes = []
+    for name in ('pretrain/fiber_nano_1xb32_1k_shapes', 'fiber_nano_1xb8_demo_shapes'):
+        model = get_config(name).model
+        settings = model.get('backbone', model)
+        encoder = build_encoder(settings.swin, settings.roberta, settings.fusion)
+        # Norms of the output maps belong to the family, see docs/differences.md.
+        shapes.append(
+            {
+                key: value.shape
+                for key, value in encoder.state_dict().items()
+                if not key.startswith('image.norm')
+            }
+        )
+    assert shapes[0] == shapes[1]

@@ -1,8 +1,8 @@
 """Several processes of one machine that work on one run, each with its share of the cores.
 
-On a CPU, small operations gain little from threads: two processes with half a batch each train
-FIBER-nano faster than two threads, and do not stall when something else needs a core. torchrun
-does the same from a command line; this is for calls from Python.
+On a CPU, small operations gain little from threads, and threads wait for each other whenever
+something else needs a core. torchrun does the same from a command line; this is for calls from
+Python.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ model = dict(
     ),
     swin=dict(
         embed_dim=32,
-        depths=(1, 1, 4, 1),
-        num_heads=(2, 4, 8, 16),
+        depths=(1, 2, 2, 1),
+        num_heads=(2, 4, 4, 8),
         window_size=5,  # 160 pixels: maps of 40, 20, 10 and 5 tokens a side
         shift_single_window=False,
         output_norms=(),
