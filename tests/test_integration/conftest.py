@@ -42,6 +42,15 @@ def on_shapes(cfg, root):
 
 
 @pytest.fixture
+def one_thread():
+    """As many as in ``toy.in_a_process``: sums in another order end in other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def nano_cfg(shapes_root):  # noqa: F811
     """The nano config, narrower, with any score let through."""
     from transformers import AutoTokenizer

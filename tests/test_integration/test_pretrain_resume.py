@@ -43,6 +43,7 @@ def config(shapes_root):  # noqa: F811
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('one_thread')
 @pytest.mark.parametrize('negatives', ['batch', 'queue'])
 def test_killed_pretraining_ends_with_the_same_weights(config, tmp_path, negatives):
     config.model.negatives = negatives

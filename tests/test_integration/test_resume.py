@@ -15,6 +15,7 @@ def train(config_file, work_dir, resume=False):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('one_thread')
 @pytest.mark.parametrize('workers', [0, 2])
 def test_killed_nano_ends_with_the_same_weights(nano_cfg, tmp_path, workers):
     cfg = nano_cfg
