@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 PADDING_BIAS = -10000.0
+#: What is called with the probabilities (B, heads, T, S) of an attention.
+Probe = Callable[[Tensor], None]
 
 
 def padding_bias(mask: Tensor, dtype) -> Tensor:
@@ -20,7 +24,12 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    probe: Probe | None = None,
 ) -> Tensor:
     """Attention over heads, merged again.
 
@@ -28,11 +37,19 @@ def attend(
         query: (B, heads, T, d); key, value: (B, heads, S, d).
         bias: additive, broadcastable to (B, heads, T, S).
         dropout: rate for the attention probabilities.
+        probe: is shown the probabilities, before dropout, where somebody wants to see them; the
+            attention is then written out, with the same result within rounding.
     Returns: (B, T, heads * d).
     """
     if bias is not None:
         bias = bias.to(query.dtype)
-    out = F.scaled_dot_product_attention(query, key, value, bias, dropout)
+    if probe is None:
+        out = F.scaled_dot_product_attention(query, key, value, bias, dropout)
+    else:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        probs = (scores if bias is None else scores + bias).softmax(-1)
+        probe(probs)
+        out = F.dropout(probs, dropout) @ value
     return out.transpose(1, 2).flatten(-2)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fiber_mm.core.attention import attend, split_heads
+from fiber_mm.core.attention import Probe, attend, split_heads
 from fiber_mm.core.linear import Linear
 from fiber_mm.core.swin import WindowAttention
 
@@ -67,6 +67,8 @@ class FusedWindowAttention(WindowAttention):
         gate_init: Start value of ``alpha_i2t``.
     """
 
+    probe: Probe | None = None  # see fiber_mm.core.recording
+
     def __init__(
         self,
         dim: int,
@@ -95,5 +97,6 @@ class FusedWindowAttention(WindowAttention):
         query = split_heads(self.qkv_i2t(self.norm_i2t_i(x).flatten(1, 2)), self.heads)
         key, value = self.qkv_text_i2t(text).chunk(2, dim=-1)
         key, value = split_heads(key, self.heads), split_heads(value, self.heads)
-        cross = self.proj_i2t(attend(query, key, value, text_bias)).view(x.shape)
+        cross = attend(query, key, value, text_bias, probe=self.probe)
+        cross = self.proj_i2t(cross).view(x.shape)
         return x + self.alpha_i2t.to(cross.dtype) * cross

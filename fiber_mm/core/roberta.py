@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fiber_mm.core.attention import attend, split_heads
+from fiber_mm.core.attention import Probe, attend, split_heads
 from fiber_mm.core.config import RobertaCfg
 from fiber_mm.core.linear import Linear, matrix_std
 
@@ -46,6 +46,8 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """Projections to heads; keys and values may come from another modality of another width."""
 
+    probe: Probe | None = None  # see fiber_mm.core.recording
+
     def __init__(self, cfg: RobertaCfg, memory_width: int) -> None:
         super().__init__()
         self.heads, self.dropout = cfg.num_heads, cfg.attention_dropout
@@ -60,7 +62,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
         """(B, T, D) attends to ``memory`` -> (B, T, D)."""
         rate = self.dropout if self.training else 0.0
-        return attend(split_heads(self.query(x), self.heads), *memory, bias, rate)
+        return attend(split_heads(self.query(x), self.heads), *memory, bias, rate, self.probe)
 
 
 class Output(nn.Module):
