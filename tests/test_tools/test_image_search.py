@@ -1,0 +1,119 @@
+"""tools/index_images.py and tools/search_images.py, in this process."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from shapes_fixture import shapes_root  # noqa: F401
+
+from fiber_mm import get_config
+from fiber_mm.registry import MODELS
+
+pytest.importorskip('faiss', reason='needs faiss-cpu, an optional requirement')
+
+CONFIG = 'pretrain/fiber_nano_1xb32_1k_shapes'
+
+
+def tool(name, *args):
+    path = Path(__file__).parents[2] / 'tools' / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main([str(arg) for arg in args])
+
+
+@pytest.fixture(scope='module')
+def given(shapes_root, tmp_path_factory):  # noqa: F811
+    """Options that say which model: the nano one with fresh weights."""
+    from transformers import AutoTokenizer
+
+    tokenizer = f'{shapes_root}/tokenizer'
+    size = len(AutoTokenizer.from_pretrained(tokenizer))
+    cfg = get_config(CONFIG)
+    cfg.model.data_preprocessor.tokenizer = tokenizer
+    cfg.model.roberta.vocab_size = size
+    torch.manual_seed(0)
+    weights = tmp_path_factory.mktemp('model') / 'nano.pth'
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, weights)
+    options = (f'model.data_preprocessor.tokenizer={tokenizer}', f'model.roberta.vocab_size={size}')
+    return ('--config', CONFIG, '--checkpoint', weights, '--device', 'cpu', '--cfg-options',
+            *options)  # fmt: skip
+
+
+@pytest.fixture
+def index(tmp_path, shapes_root, given):  # noqa: F811
+    place = tmp_path / 'index'
+    tool('index_images', shapes_root / 'val', '--index', place, '--workers', 0, *given)
+    return place
+
+
+def test_index_and_search(tmp_path, shapes_root, index, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    # The index knows its model.
+    tool('index_images', shapes_root / 'val', '--index', index, '--device', 'cpu', '--workers', 0)
+    assert '8 images in the index: 0 added' in capsys.readouterr().out
+    search = ('--index', index, '--device', 'cpu')
+    hits = tool('search_images', 'a red circle', *search, '-k', 5, '--rerank', 4)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ['similarity', 'match', 'image']
+    for number, (line, hit) in enumerate(zip(printed[1:6], hits), 1):
+        assert line.split()[:2] == [str(number), f'{hit.similarity:.3f}']
+        assert line.endswith(hit.path)
+    assert printed[6] == 'picture: work_dirs/search.png'
+    sheet = np.asarray(Image.open(tmp_path / 'work_dirs' / 'search.png'))
+    assert sheet.shape[1] == 5 * 248 + 8
+    hits[1].file.rename(tmp_path / 'away')
+    try:
+        found = tool(
+            'search_images', 'a red circle', *search, '--json', '--sheet', tmp_path / 's.png'
+        )
+    finally:
+        (tmp_path / 'away').rename(hits[1].file)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer['text'] == 'a red circle'
+    assert [row['path'] for row in answer['hits']] == [hit.path for hit in found]
+    problems = {row['path']: row['problem'] for row in answer['hits']}
+    assert problems.pop(hits[1].path) == 'missing'
+    assert set(problems.values()) == {None}
+    assert (tmp_path / 's.png').is_file()
+    hits = tool('search_images', '--image', hits[0].file, *search, '--sheet', '', '-k', 1)
+    assert hits[0].similarity == pytest.approx(1, abs=1e-5)
+    assert 'picture' not in capsys.readouterr().out
+
+
+def test_skipped_images_are_listed(tmp_path, index, shapes_root, given, capsys):  # noqa: F811
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    Image.new('RGB', (20, 20)).save(photos / 'good.png')
+    (photos / 'bad.png').write_bytes(b'no image')
+    arguments = (photos, '--index', tmp_path / 'new', '--workers', 0, *given)
+    with pytest.raises(SystemExit, match=r'error: the file .*bad\.png .*--on-error skip'):
+        tool('index_images', *arguments)
+    tool('index_images', *arguments[:3], '--on-error', 'skip', *arguments[3:])
+    printed = capsys.readouterr()
+    assert '1 added, 0 changed, 0 removed, 1 skipped as unreadable' in printed.out
+    assert printed.err.count('skipped: the file') == 1
+
+
+def test_errors_are_one_line(tmp_path, index, shapes_root, given, capsys):  # noqa: F811
+    def error(*args):
+        with pytest.raises(SystemExit) as stop:
+            tool(*args, '--device', 'cpu')
+        return str(stop.value.code)
+
+    val, new = shapes_root / 'val', tmp_path / 'new'
+    assert 'There is none in' in error('index_images', val, '--index', new)
+    assert 'error: there is no index' in error('search_images', 'a', '--index', new)
+    assert 'at least one word' in error('search_images', ' ', '--index', index)
+    wrong = ('--cfg-options', 'model.data_preprocessor.mean=[1.0, 2.0, 3.0]')
+    assert 'built by another model (mean' in error('search_images', 'a', '--index', index, *wrong)
+    assert 'nowhere.pth' in error(
+        'index_images', val, '--index', new, '--config', CONFIG, '--checkpoint', 'nowhere.pth'
+    )
+    for args in ((), ('a', '--image', 'b.png'), ('--image', 'b.png', '--rerank', '3')):
+        assert error('search_images', *args) == '2'
+    assert 'give a text or --image' in capsys.readouterr().err

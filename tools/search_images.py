@@ -1,0 +1,90 @@
+"""Find the images of an index that suit a text, or another image.
+
+    python tools/search_images.py "a red circle above two blue squares" [--rerank 50]
+    python tools/search_images.py --image photo.jpg
+
+Prints a table and draws the images found. --rerank has the fused blocks look at that many of
+the most similar images again. Make the index with tools/index_images.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+import fiber_mm  # noqa: F401  (registers everything)
+from fiber_mm.engine import tune_cpu_allocator
+from fiber_mm.index import Hit, ImageIndex
+from fiber_mm.index.command_line import (
+    add_index_options,
+    as_rows,
+    load_model,
+    plain_errors,
+    sheet_of,
+    table,
+)
+from fiber_mm.index.image_index import read_meta
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('text', nargs='?', help='what to look for')
+    parser.add_argument('--image', metavar='FILE', help='look for images like this one instead')
+    add_index_options(parser)
+    parser.add_argument('-k', type=int, default=10, help='images to show (default: %(default)s)')
+    parser.add_argument(
+        '--rerank', type=int, default=0, metavar='K', help='look at the best K again (default: 0)'
+    )
+    parser.add_argument('--images', metavar='DIR', help='where the images are, if they were moved')
+    parser.add_argument(
+        '--sheet',
+        default='work_dirs/search.png',
+        metavar='FILE',
+        help='picture of the images found; "" for none (default: %(default)s)',
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    args = parser.parse_args(argv)
+    if (args.text is None) == (args.image is None):
+        parser.error('give a text or --image FILE, one of them')
+    if args.image and args.rerank:
+        parser.error('--rerank asks whether an image matches a text: it does not go with --image')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> list[Hit]:
+    """Search.
+
+    Returns:
+        What was found.
+    """
+    args = parse_args(argv)
+    tune_cpu_allocator()
+    with plain_errors():
+        index = ImageIndex(args.index, load_model(args, read_meta(args.index)), args.images)
+        if args.image:
+            hits = index.search_image(args.image, args.k)
+        else:
+            hits = index.search(args.text, args.k, args.rerank)
+        if args.sheet:
+            Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(sheet_of(hits, args.text or args.image)).save(args.sheet)
+    if args.json:
+        query = {'image': args.image} if args.image else {'text': args.text}
+        answer = dict(query, index=args.index, rerank=args.rerank, hits=as_rows(hits))
+        print(json.dumps(answer, indent=1))
+        return hits
+    print(table(hits))
+    if args.sheet:
+        print(f'picture: {args.sheet}')
+    return hits
+
+
+if __name__ == '__main__':
+    main()
