@@ -1,0 +1,44 @@
+# Phrase grounding by heatmaps of nano pre-training on Shapes, which has seen no box:
+#
+#     python tools/make_shapes.py data/shapes --split train=6000,val=1000
+#     python tools/test.py configs/grounding/fiber_nano_heatmap_shapes.py WEIGHTS.pth
+#
+# WEIGHTS.pth are those of configs/pretrain/fiber_nano_1xb32_1k_shapes.py. The gradient-weighted
+# maps: --cfg-options model.method=gradient model.blocks=all. Reported are the pointing game and
+# boxes made of the maps, each beside what chance reaches: docs/heatmaps.md. Not measured yet.
+_base_ = [
+    '../_base_/models/fiber_nano_pretrain.py',
+    '../_base_/coarse_runtime.py',
+]
+data_root = 'data/shapes/'
+shapes = dict(splits=dict(train=6000, val=1000), seed=0, image_size=256)
+
+model = dict(
+    _delete_=True,
+    type='FiberHeatmapModel',
+    model=_base_.model,
+    method='attention',
+    blocks='last',
+    direction='both',
+)
+test_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='FiberMDETRDataset',
+        data_root=data_root,
+        ann_file='annotations/final_flickr_separateGT_val.json',
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+        pipeline=[
+            dict(type='FiberLoadImage'),
+            dict(type='FiberSquareResize', size=160),
+            dict(type='FiberPackInputs'),
+        ],
+    ),
+)
+test_evaluator = dict(type='FiberHeatmapMetric')
+test_cfg = dict(type='TestLoop')
