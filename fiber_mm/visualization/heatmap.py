@@ -19,7 +19,7 @@ COLOURS = 'inferno'
 #: How much of the image is hidden where the map is highest.
 OPACITY = 0.6
 #: What is left of the image's light where the map is lowest.
-DIMMED = 0.45
+DIMMED = 0.6
 _TRUE: tuple[int, int, int] = OKABE_ITO[1]
 
 
