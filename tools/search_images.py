@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> list[Hit]:
             hits = index.search_image(args.image, args.k)
         else:
             hits = index.search(args.text, args.k, args.rerank)
-        if args.sheet:
+        if args.sheet and hits:
             Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(sheet_of(hits, args.text or args.image)).save(args.sheet)
     if args.json:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> list[Hit]:
         print(json.dumps(answer, indent=1))
         return hits
     print(table(hits))
-    if args.sheet:
+    if args.sheet and hits:
         print(f'picture: {args.sheet}')
     return hits
 

@@ -210,4 +210,10 @@ def _steps(dataset: Any) -> list[Mapping[str, Any]]:
 
 def _unit(pooled: Tensor) -> np.ndarray:
     """Length 1 in fp32, whatever the precision was."""
-    return F.normalize(pooled.float(), dim=-1).cpu().numpy()
+    features = F.normalize(pooled.float(), dim=-1).cpu().numpy()
+    if not np.isfinite(features).all():
+        raise ImageIndexError(
+            'the model makes features that are no numbers (NaN): its weights are damaged, '
+            'look for NaN in the checkpoint'
+        )
+    return features

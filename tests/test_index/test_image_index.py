@@ -216,6 +216,13 @@ def test_models_without_a_dual_encoder(tokenizer_dir):
         Embedder(model)
 
 
+def test_damaged_weights(photos, model, tmp_path):
+    with torch.no_grad():
+        model.cross_modal_image_pooler_itc.dense.bias[0] = float('nan')
+    with pytest.raises(ImageIndexError, match='look for NaN in the checkpoint'):
+        build(tmp_path / 'index', photos, model)
+
+
 def test_faulty_folders(index, photos, model, tmp_path):
     with pytest.raises(FileNotFoundError, match='there is no index'):
         ImageIndex(tmp_path / 'nowhere', model)
