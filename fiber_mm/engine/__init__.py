@@ -1,5 +1,6 @@
-"""Runner, loops, samplers, checkpoints and optimiser groups."""
+"""Runner, loops, samplers, checkpoints, optimiser groups, retrieval evaluation."""
 
+from .block_cache import BlockCache, CacheError
 from .checkpoint import (
     AtomicLocalBackend,
     CheckpointError,
@@ -20,10 +21,13 @@ from .launch import available_cores, launch
 from .loops import FiberEpochTrainLoop, FiberIterTrainLoop
 from .optim import FiberBf16OptimWrapper, FiberOptimWrapperConstructor
 from .queue import FiberQueueHook
+from .retrieval_loops import FiberRetrievalTestLoop, FiberRetrievalValLoop
 from .runner import FiberRunner
 
 __all__ = [
     'AtomicLocalBackend',
+    'BlockCache',
+    'CacheError',
     'CheckpointError',
     'ConfigError',
     'FiberAspectRatioBatchSampler',
@@ -36,6 +40,8 @@ __all__ = [
     'FiberIterTrainLoop',
     'FiberOptimWrapperConstructor',
     'FiberQueueHook',
+    'FiberRetrievalTestLoop',
+    'FiberRetrievalValLoop',
     'FiberRunner',
     'FiberSeededDataset',
     'available_cores',

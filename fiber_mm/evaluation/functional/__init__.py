@@ -10,8 +10,11 @@ from .grounding import (
     ranked_hits,
 )
 from .heatmap import box_around_peak, hits_of_box, peak, pixels_in_boxes
+from .retrieval import ahead, best_ranks, recall_at, reranked
 
 __all__ = [
+    'ahead',
+    'best_ranks',
     'box_around_peak',
     'box_giou',
     'box_iou',
@@ -23,4 +26,6 @@ __all__ = [
     'phrase_hits',
     'pixels_in_boxes',
     'ranked_hits',
+    'recall_at',
+    'reranked',
 ]

@@ -4,6 +4,7 @@ from .coco import FiberCocoMetric
 from .grounding import FiberFlickr30kMetric, FiberRefExpMetric
 from .heatmap import FiberHeatmapMetric
 from .lvis import FiberLVISFixedAPMetric
+from .retrieval import FiberRetrievalRecall
 
 __all__ = [
     'FiberCocoMetric',
@@ -11,4 +12,5 @@ __all__ = [
     'FiberHeatmapMetric',
     'FiberLVISFixedAPMetric',
     'FiberRefExpMetric',
+    'FiberRetrievalRecall',
 ]

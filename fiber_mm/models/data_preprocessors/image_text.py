@@ -71,6 +71,14 @@ class FiberImageTextPreprocessor(MultiModalDataPreprocessor):
         batch = super().forward(dict(data, inputs=_stacked(data.get('inputs'))), training)
         return dict(batch, texts=TextBatch(*self.cast_data(tuple(texts))))
 
+    def prepare_images(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
+        """Images without texts, normalised and on the model's device: (B, 3, H, W)."""
+        return super().forward(dict(inputs=_stacked(inputs)))['images']
+
+    def prepare_texts(self, texts: Sequence[str]) -> TextBatch:
+        """Texts without images, on the model's device."""
+        return TextBatch(*self.cast_data(tuple(self.tokenize(texts))))
+
     def tokenize(self, texts: Sequence[str], samples: Sequence[Any] = ()) -> TextBatch:
         """Ids of texts, on the host.
 

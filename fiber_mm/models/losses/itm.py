@@ -39,15 +39,17 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     return place.clamp(max=weights.shape[1] - 1)  # a product may round up to the whole sum
 
 
-def matching_loss(logits: Tensor, pairs: int) -> Tensor:
+def matching_loss(logits: Tensor, match: Tensor | int) -> Tensor:
     """Mean two-way cross-entropy.
 
     Args:
-        logits: (N, 2), class 1 for a match; the first ``pairs`` rows match, the others do not.
+        logits: (N, 2), class 1 for a match.
+        match: (N,) bool, which rows match; or how many, if they are the first.
 
     Returns:
         Scalar in fp32.
     """
-    labels = (torch.arange(len(logits), device=logits.device) < pairs).long()
+    if isinstance(match, int):
+        match = torch.arange(len(logits), device=logits.device) < match
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(logits.float(), labels)
+        return F.cross_entropy(logits.float(), match.long())

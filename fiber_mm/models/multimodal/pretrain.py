@@ -143,8 +143,10 @@ class FiberPretrain(FiberMultimodal):
                 'the texts have no hidden words, which MLM needs: put FiberMaskTokens into the '
                 "pipeline, and 'mlm_ids' and 'mlm_labels' among the packer's keys"
             )
+        # What is never encoded again needs no place in the queue: a pixel stands for it.
+        queued = images if self.queues_images else images[..., :1, :1]
         if self.queue is not None:
-            self.queue.check(images, texts.input_ids)
+            self.queue.check(queued, texts.input_ids)
         trunks, losses, contrast = self.trunks(images, texts), {}, None
         own, drawable = self.places(len(images), images.device)
         if 'itc' in self.losses:
@@ -154,23 +156,23 @@ class FiberPretrain(FiberMultimodal):
                 self.temp.clamp_(*TEMPERATURES)
             contrast = contrastive_loss(image, text, *self.candidates(image, text), own, self.temp)
             losses['loss_itc'] = contrast.loss
-        pairs = []
+        pairs, match = [], None
         if 'itm' in self.losses:
-            wrong = self.fetch(trunks, *self.draw_negatives(contrast, own, drawable))
-            pairs += [
-                (trunks.image, trunks.text),
-                (trunks.image, wrong.text),
-                (wrong.image, trunks.text),
-            ]
+            pairs, match = self.matching_pairs(trunks, contrast, own, drawable)
         if 'mlm' in self.losses:
-            pairs.append((trunks.image, trunks.masked))
+            pairs = [*pairs, (trunks.image, trunks.masked)]
         if pairs:
-            losses |= self.fused_losses(pairs, texts)
+            losses |= self.fused_losses(pairs, match, texts)
         if self.queue is not None and self.training:
-            pixels = self.queue.pixels_of(images)
+            pixels = self.queue.pixels_of(queued)
             batch = (image, text, pixels, texts.input_ids, texts.attention_mask)
             self.queue.put(*map(gather_batch, batch))
         return losses
+
+    @property
+    def queues_images(self) -> bool:
+        """Whether images of the queue are needed again, as negatives for matching."""
+        return 'itm' in self.losses
 
     def trunks(self, images: Tensor, texts: TextBatch) -> Trunks:
         """The trunks of a batch's images, texts and masked texts."""
@@ -207,6 +209,25 @@ class FiberPretrain(FiberMultimodal):
             return gather_batch(image, with_grad=True), gather_batch(text, with_grad=True)
         images, texts = self.queue.features(image)
         return torch.cat([image, images]).detach(), torch.cat([text, texts]).detach()
+
+    def matching_pairs(
+        self, trunks: Trunks, contrast: ContrastOutput | None, own: Tensor, drawable: int
+    ) -> tuple[list[tuple[ImageTrunk, TextTrunk]], Tensor]:
+        """What matching is trained on: the pairs, and each side with a negative of the other.
+
+        Args:
+            trunks: of the batch.
+            contrast, own, drawable: see :meth:`draw_negatives`.
+        Returns: groups of pairs, (N,) in all, and which of them match, (N,) bool.
+        """
+        wrong = self.fetch(trunks, *self.draw_negatives(contrast, own, drawable))
+        groups = [
+            (trunks.image, trunks.text),
+            (trunks.image, wrong.text),
+            (wrong.image, trunks.text),
+        ]
+        batch = len(own)
+        return groups, torch.arange(3 * batch, device=own.device) < batch
 
     def draw_negatives(
         self, contrast: ContrastOutput | None, own: Tensor, drawable: int
@@ -267,29 +288,34 @@ class FiberPretrain(FiberMultimodal):
         return Trunks(image, text, None)
 
     def fused_losses(
-        self, pairs: Sequence[tuple[ImageTrunk, TextTrunk]], texts: TextBatch
+        self,
+        pairs: Sequence[tuple[ImageTrunk, TextTrunk]],
+        match: Tensor | None,
+        texts: TextBatch,
     ) -> dict[str, Tensor]:
         """Losses of the fused pass, which is one for all groups of pairs.
 
         Args:
-            pairs: B each: the pairs and the two kinds of wrong ones for matching, then the pairs
-                with hidden words for MLM, as far as trained.
+            pairs: those of :meth:`matching_pairs`, then the B pairs with hidden words for MLM, as
+                far as trained.
+            match: (N,) bool, which of the first N pairs match; None without matching.
             texts: for the hidden words.
         """
         images, captions = zip(*pairs)
         fused = self.encoder.fuse(ImageTrunk.cat(images), TextTrunk.cat(captions))
-        batch, losses = len(images[0].tokens), {}
+        losses = {}
         if 'itm' in self.losses:
             matched = fused._replace(
-                image_tokens=fused.image_tokens[: 3 * batch],
-                text_tokens=fused.text_tokens[: 3 * batch],
+                image_tokens=fused.image_tokens[: len(match)],
+                text_tokens=fused.text_tokens[: len(match)],
             )
             logits = self.itm_score(self.joint(matched).pooled)
-            losses['loss_itm'] = matching_loss(logits, batch)
-            match = torch.arange(len(logits), device=logits.device) < batch
+            losses['loss_itm'] = matching_loss(logits, match)
             losses['acc_itm'] = ((logits[:, 1] > logits[:, 0]) == match).float().mean()
         if 'mlm' in self.losses:
-            tokens = fused.text_tokens[-batch:].flatten(0, 1)[texts.masked_positions]
+            tokens = fused.text_tokens[-len(texts.input_ids) :].flatten(0, 1)[
+                texts.masked_positions
+            ]
             logits = self.mlm_score(self.cross_modal_text_transform(tokens))
             count = float(len(tokens))
             if get_world_size() > 1:
