@@ -130,7 +130,7 @@ def read_vectors(path: Path, count: int) -> Any:
     if not path.is_file():
         raise ImageIndexError(f'{path} is missing: make the index anew (--overwrite)')
     try:
-        index = faiss.deserialize_index(np.fromfile(path, np.uint8))
+        index = faiss.read_index(str(path))
     except RuntimeError as error:
         raise ImageIndexError(
             f'{path} is damaged ({_reason(error)}): make the index anew (--overwrite)'
