@@ -7,9 +7,11 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from tokenizer_fixture import tokenizer_dir  # noqa: F401
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fiber_mm.core.recording import CrossAttention, record_cross_attention
 from fiber_mm.engine.checkpoint import CheckpointError, load_weights
+from fiber_mm.models.data_preprocessors.text import TokenizedPrompt
 from fiber_mm.models.multimodal.heatmap import FiberHeatmapModel, Frame
 from fiber_mm.models.utils.heatmaps import combine, phrase_maps, to_pixels, token_maps
 from fiber_mm.registry import MODELS
@@ -230,3 +232,36 @@ def test_the_maps_are_of_the_right_place(model, monkeypatch):
         assert maps[1].max() == 0  # level for the other phrase
         earlier = FiberHeatmapModel(model, blocks=[0, 1], direction=way)
         assert earlier.heatmaps(trunk, [prompt], [frame])[0].max() == 0
+
+
+def maps_made_on_the_default_device(config, method):
+    mapper = FiberHeatmapModel(config, method, 'all').eval()
+    ids = torch.ones(8, dtype=torch.int64)
+    phrases = torch.ones(2, 8, dtype=torch.bool)
+    prompt = TokenizedPrompt(ids, ids != 0, phrases, torch.zeros(2), ['a', 'b'])
+    trunk = mapper.image_trunk(torch.randn(1, 3, 60, 50))
+    (maps,) = mapper.heatmaps(trunk, [prompt], [Frame((60, 50), (30, 25))])
+    assert maps.shape == (2, 30, 25)
+    return maps
+
+
+def test_nothing_sticks_to_the_cpu(config):
+    """Fake tensors refuse to mix devices, and know no values that the host could wait for."""
+    with FakeTensorMode(allow_non_fake_inputs=False), torch.device('cuda'):
+        maps = maps_made_on_the_default_device(config, 'attention')
+    assert maps.device.type == 'cuda'
+    # The engine refuses fake CUDA tensors where CUDA is missing; `meta` is a device as well.
+    with torch.device('meta'):
+        assert maps_made_on_the_default_device(config, 'gradient').device.type == 'meta'
+
+
+@pytest.mark.parametrize('method', ['attention', 'gradient'])
+def test_bf16_autocast(model, method):
+    mapper = FiberHeatmapModel(model, method, 'all')
+    picture = mapper.normalized(images(1), [sample()])
+    prompt, frame = mapper.tokenize(CAPTION, SPANS), Frame((64, 64), (64, 64))
+    (wanted,) = mapper.heatmaps(mapper.image_trunk(picture), [prompt], [frame])
+    with torch.autocast('cpu', torch.bfloat16):
+        (found,) = mapper.heatmaps(mapper.image_trunk(picture), [prompt], [frame])
+    assert found.dtype == torch.float32
+    assert (found - wanted).abs().mean() < 0.05
