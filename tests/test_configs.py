@@ -204,6 +204,51 @@ def test_released_coarse_pretraining_takes_a_step(shapes_root, tmp_path):  # noq
     assert still <= {n for n in before if 'rank_output' in n or 'i2t' in n or 't2i' in n}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['itc_8xb32-acc4_10e_coco', 'itm_8xb8-acc16_10e_flickr30k'])
+def test_released_retrieval_takes_a_step_and_is_tested(name, shapes_root, tmp_path):  # noqa: F811
+    cfg = get_config(f'retrieval/fiber_swin-b_{name}')
+    for node in nodes(cfg._cfg_dict):
+        if 'tokenizer' in node:
+            node['tokenizer'] = str(shapes_root / 'tokenizer')
+        if node.get('type') == 'FiberKarpathyDataset':
+            node.update(data_root=str(shapes_root), ann_file='annotations/dataset_coco.json')
+            node.update(data_prefix=dict(img_path=''), indices=4 if node['split'] == 'train' else 5)
+        if node.get('type') in ('FiberSquareResize', 'FiberRandomResizedCrop'):
+            node['size'] = 96
+        if 'num_workers' in node:
+            node.update(num_workers=0, persistent_workers=False)
+        if node.get('type') == 'FiberRetrievalRecall':
+            node['topk'] = (1, 5)
+    cfg.model.swin.update(window_size=3, drop_path_rate=0.0)
+    cfg.model.roberta.vocab_size = vocabulary(shapes_root)
+    cfg.work_dir, cfg.launcher = str(tmp_path / 'run'), 'none'
+    cfg.train_dataloader.batch_size = 10
+    cfg.train_cfg.max_epochs = 1
+    cfg.optim_wrapper.accumulative_counts = 2
+    cfg.default_hooks.checkpoint = None  # a gigabyte
+    cfg.param_scheduler = []  # no warm-up: the first step shall move the weights
+    runner = RUNNERS.build(cfg)
+    before = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
+    runner.train()
+    assert runner.iter == 2
+    loss = 'loss_itc' if 'itc' in name else 'loss_itm'
+    assert 0 < runner.message_hub.get_scalar(f'train/{loss}').current() < 1e3
+    still = {n for n, p in runner.model.named_parameters() if torch.equal(p, before[n])}
+    # Not trained: the ranking head, and fusion where both modalities are encoded alone; matching
+    # has shut gates, and no use for the norms of modalities encoded alone.
+    assert still <= {
+        n
+        for n in before
+        if 'rank_output' in n or 'i2t' in n or 't2i' in n
+        or n.startswith(('encoder.image.norm.', 'encoder.text.encoder.layer.11.output.LayerNorm'))
+    }  # fmt: skip
+    metrics = runner.test()
+    protocol = 'itc' if 'itc' in name else 'itm'
+    assert metrics.keys() == {f'{protocol}/{key}' for key in (
+        'TR@1', 'TR@5', 'IR@1', 'IR@5', 'mean_recall')}  # fmt: skip
+
+
 def test_the_nano_detector_can_start_from_nano_pretraining():
     """The encoders of both have the same parameters."""
     shapes = []

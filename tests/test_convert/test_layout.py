@@ -1,9 +1,12 @@
 import pytest
 import torch
 
+from fiber_mm import get_config
+from fiber_mm.convert import to_original, to_ours
 from fiber_mm.convert.arch import BASE, free_sizes
 from fiber_mm.convert.layout import FAMILIES as ALL
 from fiber_mm.convert.layout import layout
+from fiber_mm.registry import MODELS
 
 from . import helpers
 
@@ -29,6 +32,28 @@ def test_our_keys_are_unique():
         assert len(ours) == len(set(ours))
 
 
+@pytest.mark.parametrize(
+    ('family', 'config'),
+    [
+        ('coarse_retrieval_itc', 'retrieval/fiber_swin-b_itc_8xb32-acc4_10e_coco'),
+        ('coarse_retrieval_itm', 'retrieval/fiber_swin-b_itm_8xb8-acc16_10e_coco'),
+    ],
+)
+def test_released_retrieval_files_fit_the_shipped_configs(family, config):
+    state = helpers.full_size(family)
+    converted = to_ours(state)
+    assert converted.report.family == family
+    cfg = get_config(config).model
+    cfg.data_preprocessor = None
+    with torch.device('meta'):
+        model = MODELS.build(cfg)
+    assert _parameters(model) == {k: tuple(v.shape) for k, v in converted.state_dict.items()}
+    back = to_original(converted.state_dict, converted.unused).state_dict
+    for key, spec in helpers.manifest(family)['tensors'].items():
+        if spec['role'] == 'param':
+            assert back[key].equal(state[key]), key
+
+
 def _parameters(model):
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
@@ -46,8 +71,6 @@ def _parameters(model):
 )
 def test_our_keys_are_those_of_the_shipped_model(family, config, change):
     from mmengine.config import Config
-
-    from fiber_mm.registry import MODELS
 
     path = helpers.DATA.parents[2] / 'configs' / '_base_' / 'models' / f'{config}.py'
     cfg = Config.fromfile(path)

@@ -22,7 +22,13 @@ def in_two_processes(settings, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'settings', [{}, dict(losses=('itm', 'mlm'), hard_negatives=False)], ids=['all', 'even']
+    'settings',
+    [
+        {},
+        dict(losses=('itm', 'mlm'), hard_negatives=False),
+        dict(type='FiberRetrieval', losses=('itc', 'itm')),
+    ],
+    ids=['all', 'even', 'retrieval'],
 )
 def test_batch_negatives(settings, tmp_path):
     two = in_two_processes(settings, tmp_path)

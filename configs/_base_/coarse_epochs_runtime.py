@@ -1,0 +1,7 @@
+# As coarse_runtime.py, for training by epochs: what is logged and saved counts them.
+_base_ = './coarse_runtime.py'
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=True),
+    checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=2),
+)
+log_processor = dict(by_epoch=True)
