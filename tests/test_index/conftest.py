@@ -5,8 +5,6 @@ from tokenizer_fixture import tokenizer_dir  # noqa: F401
 
 from .toy import build_model, draw_images
 
-pytest.importorskip('faiss', reason='needs faiss-cpu, an optional requirement')
-
 
 @pytest.fixture
 def model(tokenizer_dir):  # noqa: F811

@@ -11,6 +11,8 @@ from fiber_mm.index import Embedder, ImageIndex, ImageIndexError
 
 from .toy import SIZE, build, build_model, draw_images, touch
 
+pytest.importorskip('faiss', reason='needs faiss-cpu, an optional requirement')
+
 TEXTS = ('a red circle', 'a dog', 'traffic light left of the small blue square')
 
 

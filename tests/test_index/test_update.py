@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ from fiber_mm.engine import checkpoint
 from fiber_mm.engine.checkpoint import CheckpointError
 from fiber_mm.index import ImageIndex, ImageIndexError
 from fiber_mm.index.store import IndexFolder
-from fiber_mm.index.vectors import import_faiss
 
 from .toy import build, build_slowly, content, draw_images, touch
+
+pytest.importorskip('faiss', reason='needs faiss-cpu, an optional requirement')
 
 
 @pytest.fixture
@@ -262,14 +262,3 @@ def test_two_writers(folder, photos, model):
 def test_faulty_settings(folder, photos, model, settings, message):
     with pytest.raises(ValueError, match=message):
         build(folder, photos, model, **settings)
-
-
-def test_without_faiss(folder, photos, model, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'faiss', None)
-    with pytest.raises(ModuleNotFoundError, match=r'faiss-cpu, .*"fiber_mm\[optional\]"'):
-        import_faiss()
-    with pytest.raises(ModuleNotFoundError, match='faiss-cpu'):
-        build(folder, photos, model)
-    assert not folder.exists()
-    with pytest.raises(ModuleNotFoundError, match='faiss-cpu'):
-        ImageIndex(folder, model)
