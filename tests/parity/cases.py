@@ -20,6 +20,7 @@ from fiber_mm.models.losses.itc import ContrastOutput, contrastive_loss
 from fiber_mm.models.losses.itm import negative_weights
 from fiber_mm.models.multimodal.queue import NegativeQueue
 from fiber_mm.models.task_modules.box_coder import encode_boxes
+from fiber_mm.structures import TextBatch
 
 from . import kit
 from .bounds import (
@@ -347,6 +348,15 @@ def coarse_fused(models: Models, golden: Golden, cmp: Comparison) -> None:
         cmp.equal('mlm_argmax', logits.argmax(-1), arrays['mlm_argmax'])
     cmp.close('itm_logits', itm, arrays['itm_logits'], COARSE_LOGITS)
     cmp.close('rank_scores', rank, arrays['rank_scores'], COARSE_LOGITS)
+    if cmp.bf16:
+        return
+    # The same pairs in retrieval, from the trunks of all images and of all texts.
+    texts = TextBatch(*_texts(arrays))
+    with torch.no_grad():
+        retrieval = kit.as_retrieval(loaded, 'rank_output')
+        image = retrieval.encode_images(kit.coarse_image(golden))
+        matrix = retrieval.score_matrix(image, retrieval.encode_texts(texts))
+    cmp.close('retrieval rank_scores', matrix.diagonal(), arrays['rank_scores'], COARSE_LOGITS)
 
 
 def _texts(arrays) -> tuple[Tensor, Tensor]:
@@ -366,6 +376,13 @@ def coarse_itc(models: Models, golden: Golden, cmp: Comparison) -> None:
     cmp.close('text_cls', text.pooled, arrays['text_cls'], FEATURES)
     cmp.close('similarity', similarity, arrays['similarity'], FEATURES)
     cmp.close('temp', model.temp, arrays['temp'], FEATURES)
+    if not cmp.bf16:
+        with torch.no_grad():
+            retrieval = kit.as_retrieval(models.get(golden.manifest), 'itm_score')
+            image = retrieval.extract_feat(kit.coarse_image(golden))['image_feat']
+            text = retrieval.extract_feat(texts=TextBatch(*_texts(arrays)))['text_feat']
+        cmp.close('retrieval image_cls', image, arrays['image_cls'], FEATURES)
+        cmp.close('retrieval text_cls', text, arrays['text_cls'], FEATURES)
 
 
 @contextlib.contextmanager

@@ -193,6 +193,18 @@ class Models:
         return self.cache[1]
 
 
+def as_retrieval(loaded: Loaded, rank_by: str) -> nn.Module:
+    """The shipped retrieval model with the weights, which it shares, of a pre-training model."""
+    cfg = Config.fromfile(ROOT / 'configs/_base_/models/fiber_swin-b_retrieval.py').model
+    cfg.update(losses=('itc', 'itm'), rank_by=rank_by, data_preprocessor=None)
+    cfg.swin.window_size = loaded.model.encoder.cfg.swin.window_size
+    with no_random_weights():
+        model = MODELS.build(cfg)
+    weights = loaded.model.state_dict()
+    model.load_state_dict({key: weights[key] for key in model.state_dict()}, assign=True)
+    return model.eval()
+
+
 def fine_batch(arrays: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
     """Images (B, 3, H, W), ids and mask (B, T) of a fine golden.
 

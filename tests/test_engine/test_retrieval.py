@@ -215,6 +215,17 @@ def test_ranking_by_the_stale_head_is_a_switch(config):
     assert runner.test() != trained
 
 
+def test_autocast(config):
+    wanted = toy.evaluate(config)
+    config.test_cfg.fp16 = True
+    runner = toy.build(config)
+    seen = []
+    runner.model.itm_score.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    metrics = runner.test()
+    assert set(seen) == {torch.bfloat16}
+    assert metrics.keys() == wanted.keys()
+
+
 # ---- what cannot be evaluated ----------------------------------------------------------------
 
 
