@@ -117,16 +117,15 @@ class RetrievalEvaluation:
         """Ranks by the dual encoder, whose first ``topk`` are ordered anew by matching."""
         images, texts = self.features
         captions, pictures = min(topk, len(texts)), min(topk, len(images))
+        size = block_size(self.loader)
         # Of all images and captions, on every rank: a product of matrices is cheap.
-        for_image = torch.cat([
-            _best(images[block] @ texts.t(), captions) for block in self.image_blocks
-        ])  # fmt: skip
-        for_text = torch.cat([
-            _best(texts[block] @ images.t(), pictures) for block in self.text_blocks
-        ])  # fmt: skip
+        for_image = torch.cat([_best(part @ texts.t(), captions) for part in images.split(size)])
+        for_text = torch.cat(
+            [_best(part @ images.t(), pictures) for part in texts.split(self.text_batch_size)]
+        )
         image_scores = torch.zeros(for_image.shape, device=self.device)
         text_scores = torch.zeros(for_text.shape, device=self.device)
-        total, size = len(texts), block_size(self.loader)
+        total = len(texts)
         # The candidates of captions, brought together by image.
         by_image, place = for_text.flatten().sort(stable=True)
         starts = torch.arange(len(self.image_blocks) + 1, device=self.device) * size
