@@ -21,6 +21,12 @@ detection_pipeline = [
     dict(type='FiberPrompt', tokenizer=tokenizer, num_negatives=9, full_prob=0.25),
     pack,
 ]
+# Every class is named, as in the evaluation.
+vocabulary_pipeline = [
+    *detection_pipeline[:-2],
+    dict(type='FiberPrompt', tokenizer=tokenizer, num_negatives=None),
+    pack,
+]
 caption_pipeline = [
     load_image,
     *load_boxes,
@@ -41,7 +47,7 @@ train_dataloader = dict(
         datasets=[
             dict(
                 type='RepeatDataset',
-                times=6,  # as many samples as there are captions and expressions
+                times=4,  # with the next, as many samples as there are captions and expressions
                 dataset=dict(
                     type='FiberODVGDataset',
                     data_root=data_root,
@@ -49,6 +55,18 @@ train_dataloader = dict(
                     label_map_file='annotations/label_map.json',
                     data_prefix=dict(img='train/'),
                     pipeline=detection_pipeline,
+                ),
+            ),
+            dict(
+                type='RepeatDataset',
+                times=2,
+                dataset=dict(
+                    type='FiberODVGDataset',
+                    data_root=data_root,
+                    ann_file='annotations/train_od.jsonl',
+                    label_map_file='annotations/label_map.json',
+                    data_prefix=dict(img='train/'),
+                    pipeline=vocabulary_pipeline,
                 ),
             ),
             dict(
