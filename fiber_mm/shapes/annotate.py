@@ -44,9 +44,12 @@ def _overlaps(canvas: Canvas) -> list[list[Any]]:
     return out
 
 
-def annotate(scene: Scene, canvas: Canvas) -> None:
+def annotate(scene: Scene, canvas: Canvas) -> View:
     """Fill in ``box``, ``area``, ``visible``, ``inside`` and ``segmentation``, ``size_word`` and
-    ``position`` of every object, and the scene's ``overlaps`` and ``relations``."""
+    ``position`` of every object, and the scene's ``overlaps`` and ``relations``.
+
+    Returns: a view of the annotated scene.
+    """
     for i, obj in enumerate(scene.objects):
         patch = canvas.patches[i]
         rows, cols = patch.slices
@@ -63,3 +66,4 @@ def annotate(scene: Scene, canvas: Canvas) -> None:
     for i, obj in enumerate(scene.objects):
         obj.size_word, obj.position = view.size_word(i), view.positions(i)
     scene.relations = view.all_relations()
+    return view

@@ -26,17 +26,18 @@ _DETAIL = 0.5  # probability that a texture or size that holds is said
 _JOINTS = ('and', 'with', 'together with')
 
 
-def detailed_captions(scene: Scene) -> list[dict[str, Any]]:
+def detailed_captions(scene: Scene, view: View | None = None) -> list[dict[str, Any]]:
     """Captions that tell a scene from others.
 
     Args:
         scene: An annotated scene.
+        view: A view of it, if there is one already.
 
     Returns: dicts with ``text``, ``unseen`` (whether a held-out class is named) and ``mentions``:
         for each phrase its text and the indices of the objects that it means. The same scene always
         gives the same captions.
     """
-    view = View(scene)
+    view = view or View(scene)
     seed = np.random.SeedSequence(scene.image_id, spawn_key=(zlib.crc32(b'captions'),))
     rng = np.random.default_rng(seed)
     largest = sorted(range(len(scene.objects)), key=lambda i: -scene.objects[i].area)
@@ -50,36 +51,48 @@ def _caption(view: View, largest: list[int], rng: np.random.Generator) -> dict[s
     for index in _order(largest, rng):
         if index in used:
             continue
-        text, members = _mention(index, view, rng)
-        longer = words + len(text.split()) + (len(joint.split()) if mentions else 0)
-        if used.intersection(members) or longer > MOST_WORDS:
+        text, members, length = _mention(index, view, rng)
+        longer = words + length + (len(joint.split()) if mentions else 0)
+        if longer > MOST_WORDS or not used.isdisjoint(members):
             continue
         mentions.append((text, members))
         used.update(members)
         words = longer
         if len(mentions) == MOST_MENTIONS:
             break
-    mentions = [mentions[k] for k in rng.permutation(len(mentions))]
+    mentions = [mentions[k] for k in rng.permutation(len(mentions)).tolist()]
     unseen = any(view.objects[i].held_out for i in used)
     text = f' {joint} '.join(text for text, _ in mentions) + ' .'
-    return dict(text=text, unseen=unseen, mentions=[list(m) for m in mentions])
+    return dict(text=text, unseen=unseen, mentions=[[text, list(m)] for text, m in mentions])
 
 
 def _order(largest: list[int], rng: np.random.Generator) -> list[int]:
     """Large objects first, the largest always, neighbours in size in varying order."""
-    rank = np.arange(len(largest)) + np.r_[0.0, 3 * rng.random(len(largest) - 1)]
-    return [largest[k] for k in np.argsort(rank)]
+    shifts = (3 * rng.random(len(largest) - 1)).tolist()
+    rank = [0.0, *(k + shift for k, shift in enumerate(shifts, 1))]
+    return [largest[k] for k in sorted(range(len(largest)), key=rank.__getitem__)]
 
 
-def _mention(index: int, view: View, rng: np.random.Generator) -> tuple[str, list[int]]:
+def _mention(index: int, view: View, rng: np.random.Generator) -> tuple[str, list[int], int]:
+    """A phrase, the objects that it means, and its number of words."""
+    texture, size = (rng.random(2) < _DETAIL).tolist()
+    key = ('mention', index, texture, size)
+    if key not in view.known:
+        text, members = _phrase(index, view, texture, size)
+        view.known[key] = text, members, len(text.split())
+    return view.known[key]
+
+
+def _phrase(index: int, view: View, texture: bool, size: bool) -> tuple[str, list[int]]:
     """A phrase with a place if it can mean one object only, else the class, counted."""
     obj = view.objects[index]
     of_class: Attributes = dict(colour=obj.colour, shape=obj.shape)
     attributes = dict(of_class)
-    details, draws = dict(texture=obj.texture, size=view.size_word(index)), rng.random(2)
-    for (key, word), draw in zip(details.items(), draws):
-        if word not in (None, 'plain') and draw < _DETAIL:
-            attributes[key] = word
+    if texture and obj.texture != 'plain':
+        attributes['texture'] = obj.texture
+    word = view.size_word(index) if size else None
+    if word is not None:
+        attributes['size'] = word
     where = position_of(index, view)
     fits = matches(attributes, view)
     if where is not None:

@@ -51,6 +51,11 @@ _CIRCLE = _regular(48)
 _SQUARE = _regular(4)
 _TRIANGLE = _regular(3)
 _STAR = _regular(10)
+# A cross whose arms are 2 a wide: _ARM * a + _REACH
+_ARM = np.array([(-1, 0), (1, 0), (1, -1), (0, -1), (0, 1), (1, 1),
+                 (1, 0), (-1, 0), (-1, 1), (0, 1), (0, -1), (-1, -1)], np.float64)  # fmt: skip
+_REACH = np.array([(0, -1), (0, -1), (0, 0), (1, 0), (1, 0), (0, 0),
+                   (0, 1), (0, 1), (0, 0), (-1, 0), (-1, 0), (0, 0)], np.float64)  # fmt: skip
 
 
 def _unit_contours(shape: str, variant: float) -> list[np.ndarray]:
@@ -64,15 +69,19 @@ def _unit_contours(shape: str, variant: float) -> list[np.ndarray]:
     if shape == 'triangle':
         return [_TRIANGLE]
     if shape == 'star':
-        depth = np.ones((10, 1))
-        depth[1::2] = 0.38 + 0.1 * variant
-        return [_STAR * depth]
+        star = _STAR.copy()
+        star[1::2] *= 0.38 + 0.1 * variant
+        return [star]
     if shape == 'cross':
-        a = 0.26 + 0.12 * variant  # half the width of an arm
-        x = np.array([-a, a, a, 1, 1, a, a, -a, -a, -1, -1, -a])
-        y = np.array([-1, -1, -a, -a, a, a, 1, 1, a, a, -a, -a])
-        return [np.stack([x, y], 1)]
+        return [_ARM * (0.26 + 0.12 * variant) + _REACH]
     raise ValueError(f'unknown shape {shape!r}; known: circle, ring, square, triangle, star, cross')
+
+
+Bounds = tuple[float, float, float, float]  # x0, y0, x1, y1
+
+
+def _bounds(points: np.ndarray) -> Bounds:
+    return (*np.minimum.reduce(points).tolist(), *np.maximum.reduce(points).tolist())
 
 
 def contours(obj: Outlined) -> list[np.ndarray]:
@@ -82,20 +91,27 @@ def contours(obj: Outlined) -> list[np.ndarray]:
         obj: the object; ``size`` is the longer side of the outline's bounding box.
     Returns: list of (K, 2) arrays x, y; the second one, if any, is a hole.
     """
+    return _place(obj)[0]
+
+
+def _place(obj: Outlined) -> tuple[list[np.ndarray], Bounds]:
+    """The contours, and the bounds of the first."""
     parts = _unit_contours(obj.shape, obj.variant)
     turn = math.radians(obj.angle)
     c, s = math.cos(turn), math.sin(turn)
     matrix = np.array([[c, s], [-s * obj.aspect, c * obj.aspect]])
     parts = [p @ matrix for p in parts]
-    x0, y0, x1, y1 = (*parts[0].min(0).tolist(), *parts[0].max(0).tolist())
+    x0, y0, x1, y1 = _bounds(parts[0])
     scale = obj.size / max(x1 - x0, y1 - y0)
     x, y = obj.centre
-    shift = np.array([x - scale * (x0 + x1) / 2, y - scale * (y0 + y1) / 2])
-    return [p * scale + shift for p in parts]
+    dx, dy = x - scale * (x0 + x1) / 2, y - scale * (y0 + y1) / 2
+    shift = np.array((dx, dy))
+    bounds = (x0 * scale + dx, y0 * scale + dy, x1 * scale + dx, y1 * scale + dy)
+    return [p * scale + shift for p in parts], bounds
 
 
-def _fill(parts: list[np.ndarray], size: float, width: int, height: int) -> Patch:
-    x0, y0, x1, y1 = (*parts[0].min(0).tolist(), *parts[0].max(0).tolist())
+def _fill(parts: list[np.ndarray], bounds: Bounds, size: float, width: int, height: int) -> Patch:
+    x0, y0, x1, y1 = bounds
     x0, y0 = math.floor(x0), math.floor(y0)
     w, h = math.ceil(x1) - x0, math.ceil(y1) - y0
     # Supersampling, not OpenCV's anti-aliasing: that one widens shapes by half a pixel.
@@ -103,7 +119,8 @@ def _fill(parts: list[np.ndarray], size: float, width: int, height: int) -> Patc
     big = np.zeros((h * k, w * k), np.uint8)
     step = k << _SHIFT
     # - 0.5: OpenCV counts from pixel centres; the other half rounds
-    offset = np.array([-x0 * step - (1 << _SHIFT) / 2 + 0.5, -y0 * step - (1 << _SHIFT) / 2 + 0.5])
+    half = 0.5 - (1 << _SHIFT) / 2
+    offset = np.array((half - x0 * step, half - y0 * step))
     fixed = [(p * step + offset).astype(np.int32) for p in parts]
     cv2.fillPoly(big, fixed, 255, cv2.LINE_8, _SHIFT)
     alpha = cv2.resize(big, (w, h), interpolation=cv2.INTER_AREA)
@@ -115,16 +132,18 @@ def _fill(parts: list[np.ndarray], size: float, width: int, height: int) -> Patc
         right, bottom = max(right, left), max(bottom, top)
         alpha = np.ascontiguousarray(alpha[top:bottom, left:right])
         mask = np.ascontiguousarray(mask[top:bottom, left:right])
-        seen = int(np.count_nonzero(mask))
+        seen = cv2.countNonZero(mask.view(np.uint8)) if mask.size else 0
     rows, cols = slice(y0 + top, y0 + bottom), slice(x0 + left, x0 + right)
     return Patch((rows, cols), alpha, mask, total, seen, parts)
 
 
 def rasterise(obj: Outlined, width: int, height: int) -> Patch:
     """Mask of an object in an image of the given size."""
-    return _fill(contours(obj), obj.size, width, height)
+    parts, bounds = _place(obj)
+    return _fill(parts, bounds, obj.size, width, height)
 
 
 def hole_patch(ring: Patch, width: int, height: int) -> Patch:
     """Mask of a ring's hole."""
-    return _fill(ring.outline[1:], 0.0, width, height)
+    hole = ring.outline[1:]
+    return _fill(hole, _bounds(hole[0]), 0.0, width, height)

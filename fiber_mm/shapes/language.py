@@ -95,8 +95,17 @@ def describe(index: int, view: View, rng: np.random.Generator) -> Attributes | N
     """Attributes that no other object fits even loosely, or None."""
     draw = rng.random()
     start = 0 if draw < 0.5 else int(rng.random() * len(_KEY_SETS))
+    key = ('describe', index, start)
+    if key not in view.known:
+        view.known[key] = _describe(index, view, start)
+    found = view.known[key]
+    return found and dict(found)
+
+
+def _describe(index: int, view: View, start: int) -> Attributes | None:
     for i in range(len(_KEY_SETS)):
-        attributes = _attributes_of(index, _KEY_SETS[(start + i) % len(_KEY_SETS)], view)
+        keys = _KEY_SETS[(start + i) % len(_KEY_SETS)]
+        attributes = _attributes_of(index, keys, view)
         if attributes and view.having(attributes) == 1 << index:
             return attributes
     return None
@@ -197,10 +206,11 @@ def _position_caption(view: View, rng: np.random.Generator) -> _Text | None:
 
 def position_of(index: int, view: View) -> tuple[str, ...] | None:
     """The most precise position that clearly holds."""
-    for words in _BY_PRECISION:
-        if view.at_position(index, words):
-            return words
-    return None
+    key = ('position', index)
+    if key not in view.known:
+        fitting = (words for words in _BY_PRECISION if view.at_position(index, words))
+        view.known[key] = next(fitting, None)
+    return view.known[key]
 
 
 def make_captions(view: View, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -330,9 +340,15 @@ def make_expressions(view: View, rng: np.random.Generator) -> list[dict[str, Any
     return out
 
 
-def speak(scene: Scene, rng: np.random.Generator) -> None:
-    """Write captions and expressions into a scene."""
-    view = View(scene)
+def speak(scene: Scene, rng: np.random.Generator, view: View | None = None) -> None:
+    """Write captions and expressions into a scene.
+
+    Args:
+        scene: An annotated scene.
+        rng: The image's generator, as `sample_scene` left it.
+        view: A view of the scene, if there is one already.
+    """
+    view = view or View(scene)
     scene.captions = make_captions(view, rng)
     scene.expressions = make_expressions(view, rng)
     if is_train(scene.split) and any(t['unseen'] for t in scene.captions + scene.expressions):

@@ -8,6 +8,7 @@ even loosely.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .scene import LARGE, LOOSE_LARGE, LOOSE_SMALL, SMALL, Scene
 
@@ -32,6 +33,7 @@ class View:
         centres: of the visible boxes, in shares of width and height.
         extents: per object (smaller, larger) of the whole shape's side and the visible side, in
             pixels of a 256-pixel image.
+        known: what has been found out about an object and is asked for again, text after text.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -51,6 +53,7 @@ class View:
             for pair in pairs:
                 self._having[pair] = self._having.get(pair, 0) | 1 << i
         self._over = {(upper, lower): share for lower, upper, share in scene.overlaps}
+        self.known: dict[tuple, Any] = {}
 
     def having(self, attributes: dict[str, str]) -> int:
         """Bit set of the objects that have all the attributes, sizes read loosely.
@@ -148,11 +151,18 @@ class View:
     def all_relations(self) -> list[list]:
         """``[subject, relation, object]`` for left of, above, in front of; inverses follow."""
         n = len(self.objects)
-        return [
-            [a, relation, b]
-            for a in range(n)
-            for b in range(n)
-            if a != b
-            for relation in (LEFT, ABOVE, FRONT)
-            if self.holds(a, relation, b)
-        ]
+        out = []
+        for a in range(n):
+            ax, ay = self.centres[a]
+            for b in range(n):
+                if a == b:
+                    continue
+                bx, by = self.centres[b]
+                # what cannot hold is not asked for
+                if bx - ax >= _CLEAR and self.holds(a, LEFT, b):
+                    out.append([a, LEFT, b])
+                if by - ay >= _CLEAR and self.holds(a, ABOVE, b):
+                    out.append([a, ABOVE, b])
+                if (a, b) in self._over and self.holds(a, FRONT, b):
+                    out.append([a, FRONT, b])
+        return out

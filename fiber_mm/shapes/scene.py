@@ -304,20 +304,26 @@ class Canvas:
         left = np.count_nonzero(open_) - np.count_nonzero(a & b)
         return left / max(total, 1)
 
-    def add(self, obj: ShapeObject, patch: Patch) -> None:
-        """Put a patch on top of all others."""
-        for i, lost in enumerate(self.covered(patch)):
+    def add(self, obj: ShapeObject, patch: Patch, covered: Sequence[int] | None = None) -> None:
+        """Put a patch on top of all others.
+
+        Args:
+            obj: what it is of.
+            patch: its mask.
+            covered: result of `covered` for this patch if it is at hand already.
+        """
+        for i, lost in enumerate(self.covered(patch) if covered is None else covered):
             self.visible[i] -= lost
         self.patches.append(patch)
         self.visible.append(patch.seen)
         if obj.shape == 'ring':
             hole = hole_patch(patch, self.owner.shape[1], self.owner.shape[0])
             self._holes[len(self.patches) - 1] = (hole, hole.seen)
-        self.owner[patch.slices][patch.mask] = len(self.patches)
+        np.copyto(self.owner[patch.slices], len(self.patches), where=patch.mask)
 
 
-def _fits(scene: Scene, canvas: Canvas, obj: ShapeObject, patch: Patch) -> bool:
-    """Whether every object, the new one included, keeps a definite name."""
+def _add_if_fits(scene: Scene, canvas: Canvas, obj: ShapeObject, patch: Patch) -> bool:
+    """Take a new object if every object, this one included, keeps a definite name."""
     small = 20 * scene.scale
     if patch.seen < (MIN_VISIBLE_SMALL if obj.size < small else MIN_INSIDE) * patch.total:
         return False
@@ -331,6 +337,8 @@ def _fits(scene: Scene, canvas: Canvas, obj: ShapeObject, patch: Patch) -> bool:
                 return False
         if other.shape == 'ring' and canvas.hole_left(i, patch) < MIN_HOLE:
             return False
+    canvas.add(obj, patch, counts)
+    scene.objects.append(obj)
     return True
 
 
@@ -364,7 +372,5 @@ def sample_scene(
         obj = _sample_object(rng, scene, names, shrink)
         patch = rasterise(obj, scene.width, scene.height)
         attempts += 1
-        if _fits(scene, canvas, obj, patch):
-            canvas.add(obj, patch)
-            scene.objects.append(obj)
+        _add_if_fits(scene, canvas, obj, patch)
     return scene, canvas, rng

@@ -10,24 +10,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..relations import View
 from ..scene import Scene
-from . import coco, entities, lvis, mdetr, odvg
+from . import coco, entities, karpathy, lvis, mdetr, odvg
 
 Rows = dict[tuple[str, str], list[Any]]
 _FORMATS = (coco, lvis, odvg, mdetr, entities)
 
 
-def scene_rows(scene: Scene) -> Rows:
-    """Rows of all formats for one scene."""
+def scene_rows(scene: Scene, view: View | None = None) -> Rows:
+    """Rows of all formats for one scene.
+
+    Args:
+        scene: An annotated scene with its texts.
+        view: A view of it, if there is one already.
+    """
     out: Rows = {(f'scenes_{scene.split}.jsonl', ''): [scene.to_dict()]}
     for module in _FORMATS:
         out.update(module.rows(scene))
+    out.update(karpathy.rows(scene, view))
     return out
 
 
 def headers(split: str) -> dict[str, dict[str, Any]]:
     """The parts of each JSON file that are the same for all scenes, by path."""
-    return {**coco.headers(split), **mdetr.headers(split)}
+    return {**coco.headers(split), **mdetr.headers(split), **karpathy.headers(split)}
 
 
-__all__ = ['coco', 'entities', 'headers', 'lvis', 'mdetr', 'odvg', 'scene_rows']
+__all__ = ['coco', 'entities', 'headers', 'karpathy', 'lvis', 'mdetr', 'odvg', 'scene_rows']

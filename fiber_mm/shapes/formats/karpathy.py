@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..captions import detailed_captions
+from ..relations import View
 from ..scene import Scene, is_train
 
 _VAL_EVERY = 10
@@ -28,13 +29,28 @@ def karpathy_split(scene: Scene) -> str:
     return 'val' if scene.index % _VAL_EVERY == 0 else 'train'
 
 
-def image_row(scene: Scene) -> dict[str, Any]:
-    """An entry of ``images``; sentences also have ``unseen``, whether a held-out class is named."""
+def image_row(scene: Scene, view: View | None = None) -> dict[str, Any]:
+    """An entry of ``images``; sentences also have ``unseen``, whether a held-out class is named.
+
+    Args:
+        scene: An annotated scene.
+        view: A view of it, if there is one already.
+    """
     sentences = [
         dict(tokens=caption['text'].replace(' .', '').split(), raw=caption['text'],
              imgid=scene.image_id, sentid=scene.image_id * 10 + k, unseen=caption['unseen'])
-        for k, caption in enumerate(detailed_captions(scene))
+        for k, caption in enumerate(detailed_captions(scene, view))
     ]  # fmt: skip
     return dict(filepath=scene.split, filename=scene.file_name, imgid=scene.image_id,
                 cocoid=scene.image_id, split=karpathy_split(scene),
                 sentids=[s['sentid'] for s in sentences], sentences=sentences)  # fmt: skip
+
+
+def rows(scene: Scene, view: View | None = None) -> dict[tuple[str, str], list[Any]]:
+    """Rows of one scene."""
+    return {(path_of(scene.split), 'images'): [image_row(scene, view)]}
+
+
+def headers(split: str) -> dict[str, dict[str, Any]]:
+    """The name of the data set, as in Karpathy's file."""
+    return {path_of(split): dict(dataset='coco')}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from .. import vocabulary as V
@@ -81,9 +81,8 @@ class Counts:
         self.images: Counter[int] = Counter()
         self.instances: Counter[int] = Counter()
 
-    def add(self, annotations: Iterable[dict[str, Any]]) -> None:
-        """Count the annotations of one image."""
-        ids = [a['category_id'] for a in annotations]
+    def add(self, ids: Sequence[int]) -> None:
+        """Count the categories of one image's annotations."""
         self.instances.update(ids)
         self.images.update(set(ids))
 
