@@ -23,8 +23,8 @@ from .annotate import annotate
 from .caption_files import FORMATS, check_formats, write_caption_files
 from .formats import entities, lvis, odvg
 from .language import speak
-from .render import encode, render
 from .relations import View
+from .render import encode, render
 from .scene import Scene, is_train, sample_scene
 from .tokenizer import write_tokenizer
 
@@ -93,7 +93,7 @@ class _Sections:
         self._files: dict[tuple[str, str], BinaryIO] = {}
 
     def add(self, texts: dict[tuple[str, str], str]) -> None:
-        """Append rows, joined as in the file; a section without rows is '' and there all the same."""
+        """Append rows, joined as in the file; a section whose text is empty is there, too."""
         for (path, section), text in texts.items():
             out = self._files.get((path, section))
             if out is None:
