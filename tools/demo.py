@@ -1,6 +1,7 @@
 """The whole way from nothing to a report, or a trained model on your own images.
 
     python tools/demo.py                      data, training, evaluation, pictures, report
+    python tools/demo.py --coarse-steps 1000  the same, trained on captions first
     python tools/demo.py --resume             go on where an interrupted demo stopped
     python tools/demo.py --image photo.jpg --text "red circle . blue square"
     python tools/demo.py --image photo.jpg --text "a small star above two rings"
@@ -22,7 +23,14 @@ from mmengine.config import DictAction
 
 import fiber_mm  # noqa: F401  (registers everything)
 from fiber_mm.demo.own_images import ground_files, load_model
-from fiber_mm.demo.settings import CONFIG, TARGETS, TITLES, WORK_DIR, DemoSettings
+from fiber_mm.demo.settings import (
+    COARSE_CONFIG,
+    CONFIG,
+    TARGETS,
+    TITLES,
+    WORK_DIR,
+    DemoSettings,
+)
 from fiber_mm.demo.steps import run_demo
 from fiber_mm.engine import CheckpointError, ConfigError, tune_cpu_allocator
 
@@ -46,6 +54,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     whole.add_argument(
         '--processes', type=int, help='processes that share the work; default: by the machine'
+    )
+    whole.add_argument(
+        '--coarse-steps',
+        type=int,
+        default=0,
+        metavar='N',
+        help='train on captions first, for so many steps; default 0: not at all',
+    )
+    whole.add_argument(
+        '--coarse-config', default=COARSE_CONFIG, help=f'config of that; default {COARSE_CONFIG}'
     )
     own = parser.add_argument_group('your own images and words')
     own.add_argument('--image', nargs='+', default=[], metavar='FILE', help='images')
@@ -73,6 +91,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('--image and --text belong together')
     if not args.image and (args.checkpoint or args.tokens_positive or args.out):
         parser.error('--checkpoint, --tokens-positive and --out need --image and --text')
+    if args.coarse_steps < 0:
+        parser.error(f'--coarse-steps must be 0 or more, got {args.coarse_steps}')
     if args.tokens_positive:
         args.tokens_positive = _spans(parser, args.tokens_positive)
         if args.classes:
@@ -100,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         resume=args.resume,
         cfg_options=args.cfg_options,
         processes=args.processes,
+        coarse_steps=args.coarse_steps,
+        coarse_config=args.coarse_config,
     )
     try:
         if args.image:
@@ -138,6 +160,16 @@ def _whole_demo(settings: DemoSettings) -> None:
     for name, goal in TARGETS.items():
         verdict = 'reached' if metrics['reached'][name] else 'not reached'
         print(f'{TITLES[name]:<26} {metrics[name]:.3f}   target {goal:.2f} {verdict}')
+    if 'coarse' in metrics:
+        found, maps = metrics['coarse']['retrieval'], metrics['coarse']['heatmaps']
+        for name, title in (('TR@1', 'Captions of an image'), ('IR@1', 'Image of a caption')):
+            print(
+                f'{title:<26} {found[f"itc/{name}"]:.3f}   '
+                f're-ranked {found[f"itm_rerank/{name}"]:.3f} chance {found["chance"]:.3f}'
+            )
+        if 'pointing' in maps:
+            print(f'{"Phrases pointed at":<26} {maps["pointing"]:.3f}   '
+                  f'chance {maps["pointing_chance"]:.3f}')  # fmt: skip
     print(f'\nnumbers: {settings.metrics}\nreport:  {settings.report}')
 
 

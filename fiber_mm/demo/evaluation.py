@@ -17,6 +17,9 @@ from .processes import shared
 from .settings import DemoSettings
 
 SPLIT = 'val'
+#: What a config that only tests does without.
+TRAINING_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
+                 'val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks')  # fmt: skip
 
 
 def evaluate(settings: DemoSettings) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
     cfg = Config.fromfile(str(settings.model_config))
     processes = settings.process_count
     parts = [shared(part, processes) for part in evaluation_configs(cfg, settings).values()]
-    scores = launch(_test, parts, processes=processes)
+    scores = launch(run_tests, parts, processes=processes)
     return dict(
         ap50_seen=scores['coco/seen_mAP_50'],
         ap50_unseen=scores['coco/unseen_mAP_50'],
@@ -49,7 +52,7 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
     )
 
 
-def _test(parts: list[Config]) -> dict[str, float]:
+def run_tests(parts: list[Config]) -> dict[str, float]:
     """The scores of all parts; runs in each process."""
     scores: dict[str, float] = {}
     for cfg in parts:
@@ -104,8 +107,7 @@ def evaluation_configs(cfg: Config, settings: DemoSettings) -> dict[str, Config]
     out = {}
     for name, (data, metric) in tasks.items():
         part = copy.deepcopy(cfg)
-        for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
-                    'val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks'):  # fmt: skip
+        for key in TRAINING_KEYS:
             part.pop(key, None)
         part.work_dir = str(settings.work_dir / 'evaluate' / name)
         part.load_from = str(settings.checkpoint)

@@ -32,6 +32,7 @@ from fiber_mm.version import __version__
 
 from . import annotations
 from . import gallery as pictures
+from .coarse_report import coarse_sections
 from .settings import TARGETS, TITLES, DemoSettings, StepRecord
 
 SPLIT = 'val'
@@ -58,6 +59,10 @@ def write_report(settings: DemoSettings, record: StepRecord, started: float) -> 
     metrics['reached'] = {name: metrics[name] >= goal for name, goal in TARGETS.items()}
     metrics['data'] = record.steps['data']['result']
     metrics['training'] = train
+    if record.done('coarse'):
+        coarse = dict(training=record.steps['coarse']['result'])
+        metrics['coarse'] = coarse | record.steps['evaluate_coarse']['result']
+        drawn = coarse_sections(metrics['coarse'], settings) | drawn
     metrics['config'] = settings.config
     metrics['versions'] = versions()
     metrics['seconds'] = {
@@ -88,6 +93,7 @@ def compose(
     head = (
         '<h1>FIBER on Shapes: open-vocabulary detection and phrase grounding</h1>\n'
         + paragraph(intro)
+        + _coarse_intro(metrics)
         + paragraph(
             f'{counts["train"]} training and {counts[SPLIT]} validation images, '
             f'{training["iterations"]} steps of {training["batch_size"]} images, '
@@ -120,6 +126,17 @@ def compose(
                 _facts(metrics),
             ]
         ),
+    )
+
+
+def _coarse_intro(metrics: dict[str, Any]) -> str:
+    if 'coarse' not in metrics:
+        return ''
+    training = metrics['coarse']['training']
+    return paragraph(
+        f'Its encoders learnt from images and captions alone first, in {training["iterations"]} '
+        f'steps of {training["batch_size"]} pairs: what they find and where they look without '
+        'having seen a box is shown below, too.'
     )
 
 
@@ -285,7 +302,14 @@ def _facts(metrics: dict[str, Any]) -> str:
     training = metrics['training']
     per_step = training['seconds_per_step']
     speed = '' if per_step is None else f' ({per_step:.3f} s a step with validation)'
-    steps = {'data': 'Data', 'train': 'Training', 'evaluate': 'Evaluation', 'report': 'Pictures'}
+    steps = {
+        'data': 'Data',
+        'coarse': 'Training on captions',
+        'evaluate_coarse': 'Evaluation of that',
+        'train': 'Training',
+        'evaluate': 'Evaluation',
+        'report': 'Pictures',
+    }
     rows = [
         [steps.get(name, name), f'{seconds:.1f} s{speed if name == "train" else ""}']
         for name, seconds in metrics['seconds'].items()

@@ -14,6 +14,8 @@ from fiber_mm.engine.launch import available_cores
 
 #: The config that the demo trains; everything else about the training is in it.
 CONFIG = 'fiber_nano_1xb8_demo_shapes'
+#: The config of the coarse stage, where there is one.
+COARSE_CONFIG = 'fiber_nano_demo_shapes'
 WORK_DIR = Path('work_dirs/demo')
 
 #: Scores to reach, by their names in metrics.json, and what to call them.
@@ -43,6 +45,9 @@ class DemoSettings:
         cfg_options: Settings that override the config's.
         processes: How many processes share training and evaluation; None: as many of 4, 2, 1 as
             there are cores, and one where there is a GPU.
+        coarse_steps: Steps of pre-training on captions, whose weights start the training; 0 leaves
+            that stage out, and what the report says of it.
+        coarse_config: Path or name of the config of that stage; ``cfg_options`` are not for it.
     """
 
     work_dir: Path = WORK_DIR
@@ -51,8 +56,12 @@ class DemoSettings:
     resume: bool = False
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
     processes: int | None = None
+    coarse_steps: int = 0
+    coarse_config: str = COARSE_CONFIG
 
     def __post_init__(self) -> None:
+        if self.coarse_steps < 0:
+            raise ValueError(f'coarse_steps must be 0 or more, got {self.coarse_steps}')
         if self.processes is not None and self.processes < 1:
             raise ValueError(f'processes must be at least 1, got {self.processes}')
 
@@ -84,6 +93,31 @@ class DemoSettings:
     def tokenizer(self) -> Path:
         """A copy of the tokenizer, so that the model works without the data."""
         return self.work_dir / 'tokenizer'
+
+    @property
+    def coarse_dir(self) -> Path:
+        """All of the coarse stage."""
+        return self.work_dir / 'coarse'
+
+    @property
+    def coarse_train_dir(self) -> Path:
+        """Logs and checkpoints of the coarse stage."""
+        return self.coarse_dir / 'train'
+
+    @property
+    def coarse_checkpoint(self) -> Path:
+        """The weights of the coarse stage."""
+        return self.coarse_dir / 'model.pth'
+
+    @property
+    def coarse_model_config(self) -> Path:
+        """The config that these belong to; there as soon as the stage has begun."""
+        return self.coarse_dir / 'config.py'
+
+    @property
+    def start(self) -> Path:
+        """The fine stage's initial weights, made of those."""
+        return self.coarse_dir / 'start.pth'
 
     @property
     def metrics(self) -> Path:

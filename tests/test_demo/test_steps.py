@@ -3,9 +3,9 @@ import re
 
 import pytest
 import torch
+from demo_fixture import tiny_settings
 
-from fiber_mm.config_lookup import get_config
-from fiber_mm.demo.settings import CONFIG, TARGETS, DemoSettings, StepRecord
+from fiber_mm.demo.settings import TARGETS, DemoSettings, StepRecord
 from fiber_mm.demo.steps import run_demo, training_config
 from fiber_mm.engine import load_checkpoint_file
 
@@ -31,29 +31,7 @@ def test_the_config_gets_the_settings(tmp_path):
 
 @pytest.fixture
 def settings(tmp_path):
-    """A demo of two steps on a dozen images."""
-    text = get_config(CONFIG).pretty_text.replace('data/shapes', str(tmp_path / 'shapes'))
-    config = tmp_path / 'tiny.py'
-    config.write_text(text)
-    options = {
-        'shapes': dict(splits=dict(train=12, val=8), seed=0, image_size=128),
-        'train_cfg.max_iters': 2,
-        'train_cfg.val_interval': 2,
-        'train_dataloader.batch_size': 2,
-        'train_dataloader.dataset.datasets.1.indices': 20,
-        'val_dataloader.dataset.indices': 4,
-        'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False,
-        'val_dataloader.num_workers': 0,
-        'val_dataloader.persistent_workers': False,
-        'test_dataloader.num_workers': 0,
-        'test_dataloader.persistent_workers': False,
-        'default_hooks.logger.interval': 1,
-        'default_hooks.checkpoint.interval': 2,
-    }
-    return DemoSettings(
-        work_dir=tmp_path / 'demo', config=str(config), cfg_options=options, processes=2
-    )
+    return tiny_settings(tmp_path, processes=2)
 
 
 @pytest.mark.slow
@@ -64,6 +42,8 @@ def test_the_whole_way(settings):
         assert 0 <= metrics[name] <= 1
     assert set(metrics['seconds']) == {'data', 'train', 'evaluate', 'report', 'total'}
     assert metrics['training']['iterations'] == 2
+    assert 'coarse' not in metrics
+    assert not settings.coarse_dir.exists()
     html = settings.report.read_text()
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert html.count('<img') > 20

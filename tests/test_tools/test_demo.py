@@ -23,6 +23,11 @@ def test_spans_are_read(demo):
     assert args.text == ['a cat']
 
 
+def test_the_coarse_stage_is_left_out_by_default(demo):
+    assert demo.parse_args([]).coarse_steps == 0
+    assert demo.parse_args(['--coarse-steps', '7']).coarse_steps == 7
+
+
 @pytest.mark.parametrize(
     ('argv', 'message'),
     [
@@ -38,6 +43,7 @@ def test_spans_are_read(demo):
             ['--image', 'a', '--text', 'b', '--classes', '--tokens-positive', '[[[0, 1]]]'],
             'exclude each other',
         ),
+        (['--coarse-steps', '-1'], '--coarse-steps must be 0 or more, got -1'),
     ],
 )
 def test_contradictions_are_refused(demo, argv, message, capsys):

@@ -1,0 +1,115 @@
+"""The coarse stage of the demo."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from demo_fixture import tiny_settings
+
+from fiber_mm.config_lookup import get_config
+from fiber_mm.demo.coarse import check_resumed, coarse_config, with_steps
+from fiber_mm.demo.coarse_report import Search
+from fiber_mm.demo.settings import COARSE_CONFIG, CONFIG, DemoSettings, StepRecord
+from fiber_mm.demo.steps import run_demo, train, training_config
+from fiber_mm.engine import ConfigError, load_checkpoint_file
+
+
+def test_the_schedule_follows_the_steps():
+    cfg = get_config(COARSE_CONFIG)
+    before = json.dumps(cfg.to_dict(), default=str)
+    with_steps(cfg, cfg.train_cfg.max_iters)
+    assert json.dumps(cfg.to_dict(), default=str) == before
+    with_steps(cfg, 500)
+    warmup, cosine = cfg.param_scheduler
+    assert (warmup.begin, warmup.end) == (0, 25)
+    assert (cosine.begin, cosine.end, cosine.T_max) == (100, 500, 400)
+    assert cfg.train_cfg.max_iters == 500
+    with_steps(cfg, 2)
+    assert (warmup.begin, warmup.end) == (0, 2)
+    assert cfg.default_hooks.logger.interval == 2  # there are losses to draw
+
+
+def test_the_coarse_config_gets_the_data_of_the_fine_one(tmp_path):
+    settings = DemoSettings(work_dir=tmp_path, seed=7, coarse_steps=10)
+    fine = get_config(CONFIG)
+    fine.data_root = 'elsewhere/'
+    fine.model.data_preprocessor.tokenizer = 'elsewhere/words'
+    cfg = coarse_config(settings, fine)
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.data_root == 'elsewhere/'
+    assert dataset.pipeline[2].tokenizer == 'elsewhere/words'
+    assert cfg.model.data_preprocessor.tokenizer == 'elsewhere/words'
+    assert 'data/shapes' not in json.dumps(cfg._cfg_dict)
+    assert cfg.randomness.seed == 7
+    assert cfg.train_cfg.max_iters == 10
+    assert cfg.get('val_dataloader') is None
+
+
+def test_another_coarse_stage_is_no_resumption(tmp_path):
+    settings = DemoSettings(work_dir=tmp_path, resume=True)
+    record = StepRecord(tmp_path / 'steps.json', fresh=True)
+    check_resumed(dataclasses.replace(settings, coarse_steps=5), record)  # nothing was begun
+    record.finish('train', 1.0, {})
+    check_resumed(settings, record)
+    with pytest.raises(ConfigError, match='begun with 0 coarse steps.*--coarse-steps 0'):
+        check_resumed(dataclasses.replace(settings, coarse_steps=5), record)
+    settings.coarse_dir.mkdir()
+    settings.coarse_model_config.write_text('train_cfg = dict(max_iters=5)')
+    check_resumed(dataclasses.replace(settings, coarse_steps=5), record)
+    with pytest.raises(ConfigError, match='begun with 5 coarse steps'):
+        check_resumed(settings, record)
+
+
+def test_negative_steps_are_refused():
+    with pytest.raises(ValueError, match='coarse_steps must be 0 or more, got -1'):
+        DemoSettings(coarse_steps=-1)
+
+
+def test_places_of_a_search():
+    assert Search('a star', 7, [3, 7], [2.0, 1.0], 5).place == 2
+    assert Search('a star', 9, [3, 7], [2.0, 1.0], 5).place == 5
+
+
+@pytest.mark.slow
+def test_coarse_to_fine(tmp_path):
+    settings = tiny_settings(tmp_path, processes=1, coarse_steps=2)
+    metrics = run_demo(settings)
+    coarse = metrics['coarse']
+    assert json.loads(settings.metrics.read_text()) == metrics
+    assert {'coarse', 'evaluate_coarse'} < set(metrics['seconds'])
+    assert coarse['training']['iterations'] == 2
+    retrieval, maps = coarse['retrieval'], coarse['heatmaps']
+    assert (retrieval['images'], retrieval['chance']) == (10, 0.1)
+    assert retrieval['captions'] == 50
+    for protocol in ('itc', 'itm_rerank'):
+        assert 0 <= retrieval[f'{protocol}/TR@1'] <= 1
+        assert 0 <= retrieval[f'{protocol}/IR@1'] <= 1
+    assert 0 < maps['pointing_chance'] < 1
+    html = settings.report.read_text()
+    assert coarse['training']['config'] == settings.coarse_config
+    for title in ('Before any box', 'Images that a caption finds', 'Phrases seen without boxes'):
+        assert title in html
+
+    # The fine stage starts from the coarse weights: windows of 6 tokens became windows of 5.
+    before = load_checkpoint_file(settings.coarse_checkpoint)['state_dict']
+    start = load_checkpoint_file(settings.start)['state_dict']
+    name = 'layers.0.blocks.0.attn.relative_position_bias_table'
+    assert before[f'encoder.image.{name}'].shape == (121, 2)
+    assert start[f'backbone.encoder.image.{name}'].shape == (81, 2)
+    assert coarse['training']['start']['resized'] == 6
+    name = 'layers.0.blocks.0.mlp.fc1.weight'
+    assert torch.equal(before[f'encoder.image.{name}'], start[f'backbone.encoder.image.{name}'])
+    log = next(settings.coarse_train_dir.glob('*/*.log')).read_text()
+    assert 'loss_mlm' in log
+    log = next(settings.train_dir.glob('*/*.log')).read_text()
+    assert f'Load checkpoint from {settings.start}' in log
+
+    # Killed before the fine stage's first checkpoint, it starts from the same weights again.
+    weights = load_checkpoint_file(settings.checkpoint)['state_dict']
+    shutil.rmtree(settings.train_dir)
+    resumed = dataclasses.replace(settings, resume=True)
+    train(training_config(resumed), resumed)
+    again = load_checkpoint_file(settings.checkpoint)['state_dict']
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
