@@ -168,6 +168,9 @@ def write_arrow_tables(folder, images) -> None:
             for i, path in enumerate(images[:2]):
                 captions = [f'a red circle in {table}', 'two blue squares']
                 writer.add(path.read_bytes(), captions, f'{table}_{i}')
+    with ArrowWriter(folder / 'coco_caption_karpathy_test.arrow') as writer:
+        for i, path in enumerate(images[2:5]):
+            writer.add(path.read_bytes(), [f'{i} green squares', 'a cross'], f'test_{i}')
 
 
 @pytest.mark.slow
@@ -182,10 +185,13 @@ def test_released_coarse_pretraining_takes_a_step(shapes_root, tmp_path):  # noq
             node['data_root'] = str(tmp_path / 'arrow')
         if node.get('type') == 'FiberSquareResize':
             node['size'] = 96
+        if node.get('type') == 'FiberRetrievalRecall':
+            node['topk'] = (1, 2)
     cfg.model.swin.update(window_size=3, drop_path_rate=0.0)
     cfg.model.roberta.vocab_size = vocabulary(shapes_root)
     cfg.work_dir, cfg.launcher = str(tmp_path / 'run'), 'none'
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    cfg.val_dataloader.num_workers = 0
     cfg.train_cfg.max_iters = 1
     cfg.default_hooks.checkpoint = None  # a gigabyte
     cfg.param_scheduler = []  # no warm-up: the first step shall move the weights
@@ -199,6 +205,11 @@ def test_released_coarse_pretraining_takes_a_step(shapes_root, tmp_path):  # noq
     }
     assert all(0 < value < 1e3 for value in losses.values())
     assert losses['loss'] == pytest.approx(sum(losses.values()) - losses['loss'], rel=1e-4)
+    recalls = [
+        runner.message_hub.get_scalar(f'val/itc/{name}').current()
+        for name in ('TR@1', 'TR@2', 'IR@1', 'IR@2')
+    ]
+    assert all(0 <= value <= 1 for value in recalls)
     still = {n for n, p in runner.model.named_parameters() if torch.equal(p, before[n])}
     # The separate ranking head is not trained; a shut gate lets no gradient into what is behind.
     assert still <= {n for n in before if 'rank_output' in n or 'i2t' in n or 't2i' in n}

@@ -4,13 +4,37 @@
 #     python tools/train.py configs/pretrain/fiber_nano_1xb32_1k_shapes.py
 #
 # A starting point, not tuned: a step takes 2.6 s on one core. In the first 100 the MLM loss falls
-# from 6.4 to 3, while contrast and matching are still at chance.
+# from 6.4 to 3, while contrast and matching are still at chance. Validated on 200 images of val and
+# their captions by the dual encoder, where chance is R@1 0.005.
 _base_ = [
     '../_base_/models/fiber_nano_pretrain.py',
     '../_base_/datasets/shapes_captions.py',
     '../_base_/schedules/nano_pretrain.py',
     '../_base_/coarse_runtime.py',
 ]
+train_cfg = dict(val_interval=250)
+val_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='FiberKarpathyDataset',
+        data_root=_base_.data_root,
+        ann_file='annotations/dataset_coco.json',
+        data_prefix=dict(img_path=''),
+        split='test',  # the images of val stand as Karpathy's test split
+        per='image',
+        indices=200,
+        test_mode=True,
+        pipeline=[
+            dict(type='FiberLoadImage'),
+            dict(type='FiberSquareResize', size=160),
+            dict(type='FiberPackImageText'),
+        ],
+    ),
+)
+val_evaluator = dict(type='FiberRetrievalRecall', topk=(1, 5, 10))
+val_cfg = dict(type='FiberRetrievalValLoop', protocols=('itc',))
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval=500, max_keep_ckpts=2),

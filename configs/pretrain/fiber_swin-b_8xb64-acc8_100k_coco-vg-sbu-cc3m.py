@@ -10,7 +10,7 @@ parts = 8
 iterations = 100_000 * parts  # mmengine counts, and schedules by, the parts
 warmup = iterations // 10
 
-train_cfg = dict(max_iters=iterations, val_interval=iterations + 1)
+train_cfg = dict(max_iters=iterations, val_interval=2500 * parts)
 optim_wrapper = dict(accumulative_counts=parts)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, begin=0, end=warmup + 1, by_epoch=False),

@@ -26,7 +26,7 @@ from .block_cache import BlockCache, CacheError
 from .gallery import Gallery
 
 if TYPE_CHECKING:
-    from fiber_mm.models.multimodal import FiberRetrieval
+    from fiber_mm.models.multimodal import FiberMultimodal
 
 #: Parts of an encoded image or caption that each protocol needs.
 PROTOCOLS = dict(itc=('features',), itm=('trunk',), itm_rerank=('features', 'trunk'))
@@ -50,7 +50,7 @@ class RetrievalEvaluation:
 
     def __init__(
         self,
-        model: FiberRetrieval,
+        model: FiberMultimodal,
         loader: DataLoader,
         gallery: Gallery,
         cache: BlockCache,

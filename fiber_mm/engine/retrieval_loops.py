@@ -21,11 +21,14 @@ from .gallery import Gallery
 from .retrieval import PROTOCOLS, RetrievalEvaluation, block_size
 
 if TYPE_CHECKING:
-    from fiber_mm.models.multimodal import FiberRetrieval
+    from fiber_mm.models.multimodal import FiberMultimodal
 
 
 class RetrievalLoop:
     """What validation and testing of image-text retrieval share.
+
+    The model is a :class:`FiberMultimodal`: ``FiberRetrieval``, or ``FiberPretrain`` while it is
+    trained.
 
     Args:
         runner, dataloader, evaluator, fp16: as in mmengine's loops. One sample is an image with
@@ -81,7 +84,7 @@ class RetrievalLoop:
                 'use FiberRetrievalRecall, which works on the ranks that this loop finds'
             )
 
-    def _model(self) -> FiberRetrieval:
+    def _model(self) -> FiberMultimodal:
         """The model without wrappers.
 
         Raises:
@@ -89,19 +92,20 @@ class RetrievalLoop:
             ValueError: if it lacks what a protocol needs.
         """
         # Not at the top: the models import parts of this package.
-        from fiber_mm.models.multimodal import FiberRetrieval
+        from fiber_mm.models.multimodal import FiberMultimodal
 
         model = self.runner.model
         while is_model_wrapper(model):
             model = model.module
-        if not isinstance(model, FiberRetrieval):
+        if not isinstance(model, FiberMultimodal):
             raise TypeError(
-                f'{type(self).__name__} evaluates FiberRetrieval, got {type(model).__name__}'
+                f'{type(self).__name__} evaluates FiberRetrieval, FiberPretrain and other '
+                f'FiberMultimodal, got {type(model).__name__}'
             )
         if not hasattr(model.data_preprocessor, 'prepare_texts'):
             raise TypeError(
-                'FiberRetrieval is evaluated with FiberImageTextPreprocessor as data_preprocessor, '
-                f'got {type(model.data_preprocessor).__name__}'
+                f'{type(model).__name__} is evaluated with FiberImageTextPreprocessor as '
+                f'data_preprocessor, got {type(model.data_preprocessor).__name__}'
             )
         for protocol in self.protocols:
             parts = PROTOCOLS[protocol]
@@ -112,7 +116,9 @@ class RetrievalLoop:
                 if part in parts and not there:
                     raise ValueError(
                         f'the protocol {protocol!r} needs the heads of {name}, which the model '
-                        f'has not with losses={model.losses}: choose other protocols or losses'
+                        f'has not (losses={getattr(model, "losses", None)}): choose other '
+                        'protocols or losses, or switch validation off: val_cfg=None '
+                        'val_dataloader=None val_evaluator=None'
                     )
         return model
 
@@ -151,7 +157,7 @@ class RetrievalLoop:
                 )
         return self.evaluator.evaluate(queries)
 
-    def _cache(self, model: FiberRetrieval, gallery: Gallery) -> BlockCache:
+    def _cache(self, model: FiberMultimodal, gallery: Gallery) -> BlockCache:
         if self.cache_dir is None:
             return BlockCache(self.memory_budget, spill_dir=self.spill_dir)
         rank, world = get_dist_info()

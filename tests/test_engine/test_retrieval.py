@@ -291,7 +291,6 @@ def test_too_few_images_for_the_recall(config):
         (dict(test_cfg=dict(pair_batch_size=0)), ValueError, 'at least 1.*pair_batch_size'),
         (dict(model=dict(losses=('itm',))), ValueError, "'itc' needs the heads of contrast"),
         (dict(model=dict(losses=('itc',))), ValueError, "'itm' needs the heads of matching"),
-        (dict(model=dict(type='FiberPretrain')), TypeError, 'evaluates FiberRetrieval'),
         (dict(test_evaluator=dict(type='RetrievalRecall')), TypeError, 'use FiberRetrievalRecall'),
     ],
 )
@@ -300,6 +299,19 @@ def test_settings_that_do_not_go_together(config, change, error, message):
         config[key].update(value)
     with pytest.raises(error, match=message):
         toy.build(config).test()
+
+
+def test_another_model_is_refused(config):
+    runner = toy.build(config)
+    runner.model = torch.nn.Linear(1, 1)
+    with pytest.raises(TypeError, match='evaluates FiberRetrieval.*got Linear'):
+        runner.test()
+
+
+def test_a_model_in_pretraining_is_evaluated_as_one_for_retrieval(config):
+    wanted = toy.evaluate(config)
+    config.model.type = 'FiberPretrain'
+    equal(toy.evaluate(config), wanted)
 
 
 def test_a_validation_keeps_no_cache(config, tmp_path):

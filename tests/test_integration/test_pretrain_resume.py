@@ -1,5 +1,7 @@
 """Coarse pre-training of the nano model, killed and resumed, with negatives of both kinds."""
 
+import json
+
 import pytest
 from mmengine.config import Config
 from shapes_fixture import shapes_root  # noqa: F401
@@ -30,16 +32,34 @@ def config(shapes_root):  # noqa: F811
             node['tokenizer'] = f'{shapes_root}/tokenizer'
         if node.get('type') == 'FiberSquareResize':
             node['size'] = 64
+        if node.get('type') == 'FiberRetrievalRecall':
+            node['topk'] = (1, 5)
     cfg.model.swin.update(embed_dim=8, num_heads=(1, 2, 2, 4), window_size=2, drop_path_rate=0.2)
     size = len(AutoTokenizer.from_pretrained(f'{shapes_root}/tokenizer'))
     cfg.model.roberta.update(
         vocab_size=size, hidden_size=16, num_heads=2, intermediate_size=24, hidden_dropout=0.1
     )
     cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
-    cfg.train_cfg.max_iters = 6
+    cfg.val_dataloader.num_workers = 0
+    cfg.val_dataloader.dataset.indices = 5
+    cfg.train_cfg.update(max_iters=6, val_interval=3)
     cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=1)
     cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.1, end=4, by_epoch=False)]
     return cfg
+
+
+def scores(work_dir):
+    """Recalls on held-out images, by iteration."""
+    lines = [
+        json.loads(line)
+        for file in sorted(work_dir.glob('*/vis_data/scalars.json'))
+        for line in file.read_text().splitlines()
+    ]
+    return {
+        line['step']: {key: value for key, value in line.items() if key.startswith('itc/')}
+        for line in lines
+        if 'itc/TR@1' in line
+    }
 
 
 @pytest.mark.slow
@@ -64,6 +84,8 @@ def test_killed_pretraining_ends_with_the_same_weights(config, tmp_path, negativ
 
     got, wanted = toy.last_state(cut), toy.last_state(tmp_path / 'whole')
     assert got['meta']['iter'] == wanted['meta']['iter'] == 6
+    assert scores(cut)[6] == scores(tmp_path / 'whole')[6]
+    assert scores(tmp_path / 'whole').keys() == {3, 6}
     for key, value in wanted['state_dict'].items():
         assert got['state_dict'][key].equal(value), key
     if negatives == 'queue':

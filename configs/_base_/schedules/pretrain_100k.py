@@ -3,7 +3,7 @@
 iterations = 100_000
 warmup = iterations // 10
 
-train_cfg = dict(type='FiberIterTrainLoop', max_iters=iterations, val_interval=iterations + 1)
+train_cfg = dict(type='FiberIterTrainLoop', max_iters=iterations, val_interval=2500)
 optim_wrapper = dict(
     type='OptimWrapper',  # fp32, as released; AmpOptimWrapper is faster
     constructor='FiberOptimWrapperConstructor',

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from fiber_mm.models.backbones.fiber_backbone import build_encoder
 from fiber_mm.models.multimodal.heads import ITMHead, MLMHead, Pooler, init_head
 from fiber_mm.registry import MODELS
-from fiber_mm.structures import FusedFeatures, ImageTrunk, TextTrunk
+from fiber_mm.structures import FusedFeatures, ImageTrunk, TextBatch, TextTrunk
 
 PARTS = ('fused', 'itc', 'mlm', 'itm')
+RANK_BY = ('itm_score', 'rank_output')
 
 
 class JointFeatures(NamedTuple):
@@ -49,7 +50,8 @@ class FiberMultimodal(BaseModel):
     """Encoder, transforms to the joint space, poolers and the pre-training heads.
 
     The base of the task models, which add their data flow and losses; by itself it gives
-    features and scores.
+    features and scores, on trunks that are computed once per image and per text: what
+    :class:`fiber_mm.engine.FiberRetrievalTestLoop` evaluates.
 
     Args:
         swin, roberta, fusion: Settings of the encoder, see :class:`FiberBackbone`.
@@ -60,10 +62,16 @@ class FiberMultimodal(BaseModel):
         with_cp: Recompute blocks in the backward pass to save memory.
         data_preprocessor: Config of the data preprocessor.
         init_cfg: mmengine's initialisation.
+    Attributes:
+        rank_by: What :meth:`pair_scores` are made of: ``'itm_score'``, the log-odds of a match by
+            the trained head, or ``'rank_output'``, the original's separate head, which is never
+            trained, by the original neither.
     Raises:
         TypeError: for a setting that the encoder does not have.
         ValueError: for an unknown part.
     """
+
+    rank_by = 'itm_score'
 
     def __init__(
         self,
@@ -139,6 +147,65 @@ class FiberMultimodal(BaseModel):
     def rank_scores(self, pooled: Tensor) -> Tensor:
         """Score of a pair by the original's separate ranking head: (B, 2 D) -> (B,)."""
         return self.rank_output(pooled)[:, 0]
+
+    @property
+    def has_contrast(self) -> bool:
+        """Whether images and texts have features of their own."""
+        return hasattr(self, 'cross_modal_image_transform_itc')
+
+    @property
+    def has_matching(self) -> bool:
+        """Whether pairs have scores."""
+        return hasattr(self, 'itm_score')
+
+    def encode_images(self, images: Tensor) -> ImageTrunk:
+        """The part of the encoder that is the same for every text: (B, 3, H, W) -> a trunk.
+
+        It has no feature maps of single stages, which are the detector's.
+        """
+        return self.encoder.image_trunk(images)._replace(stage_maps=())
+
+    def encode_texts(self, texts: TextBatch) -> TextTrunk:
+        """The part of the encoder that is the same for every image."""
+        return self.encoder.text_trunk(texts.input_ids, texts.attention_mask)
+
+    def image_features(self, trunk: ImageTrunk) -> Tensor:
+        """Features of images for comparison by cosine: (B, D) fp32, of length 1."""
+        return self.contrast_image(trunk).pooled.float()
+
+    def text_features(self, trunk: TextTrunk) -> Tensor:
+        """Features of texts for comparison by cosine: (B, D) fp32, of length 1."""
+        return self.contrast_text(trunk).pooled.float()
+
+    def pair_scores(self, image: ImageTrunk, text: TextTrunk) -> Tensor:
+        """How well pairs match; higher is better, by ``rank_by``.
+
+        Args:
+            image, text: trunks of N pairs; select or repeat to pair them.
+        Returns: (N,) fp32, any number.
+        """
+        pooled = self.joint(self.encoder.fuse(image, text)).pooled
+        if self.rank_by == 'rank_output':
+            return self.rank_scores(pooled).float()
+        # Not the probability, which is 1 in fp32 from log-odds of 17 on: that would make ties.
+        wrong, right = self.itm_score(pooled).float().unbind(-1)
+        return right - wrong
+
+    def score_matrix(self, image: ImageTrunk, text: TextTrunk, batch_size: int = 64) -> Tensor:
+        """:meth:`pair_scores` of every image with every text.
+
+        Args:
+            image, text: trunks of I images and T texts.
+            batch_size: most pairs that are fused at once.
+        Returns: (I, T) fp32.
+        """
+        columns, device = len(text.tokens), image.tokens.device
+        pairs = torch.arange(len(image.tokens) * columns, device=device)
+        scores = [
+            self.pair_scores(image.select(part // columns), text.select(part % columns))
+            for part in pairs.split(batch_size)
+        ]
+        return torch.cat(scores).view(-1, columns)
 
     def forward(
         self, image: Tensor, input_ids: Tensor, attention_mask: Tensor, mode: str = 'tensor'

@@ -11,13 +11,13 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from fiber_mm.models.losses.itc import ContrastOutput
+from fiber_mm.models.multimodal.base import RANK_BY
 from fiber_mm.models.multimodal.pretrain import FiberPretrain, Trunks
 from fiber_mm.models.utils.gather import gather_batch, places_in_gathered
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import ImageTrunk, TextBatch, TextTrunk
 
 LOSSES = ('itc', 'itm')
-RANK_BY = ('itm_score', 'rank_output')
 
 
 @MODELS.register_module()
@@ -60,16 +60,6 @@ class FiberRetrieval(FiberPretrain):
             raise ValueError(f'rank_by is one of {RANK_BY}, got {rank_by!r}')
         super().__init__(losses=losses, hard_negatives=hard_negatives, **kwargs)
         self.rank_by = rank_by
-
-    @property
-    def has_contrast(self) -> bool:
-        """Whether images and texts have features of their own."""
-        return hasattr(self, 'cross_modal_image_transform_itc')
-
-    @property
-    def has_matching(self) -> bool:
-        """Whether pairs have scores."""
-        return hasattr(self, 'itm_score')
 
     @property
     def queues_images(self) -> bool:
@@ -136,55 +126,6 @@ class FiberRetrieval(FiberPretrain):
         return right[here], partner[here]
 
     # ---- use ---------------------------------------------------------------------------------
-
-    def encode_images(self, images: Tensor) -> ImageTrunk:
-        """The part of the encoder that is the same for every text: (B, 3, H, W) -> a trunk.
-
-        It has no feature maps of single stages, which are the detector's.
-        """
-        return self.encoder.image_trunk(images)._replace(stage_maps=())
-
-    def encode_texts(self, texts: TextBatch) -> TextTrunk:
-        """The part of the encoder that is the same for every image."""
-        return self.encoder.text_trunk(texts.input_ids, texts.attention_mask)
-
-    def image_features(self, trunk: ImageTrunk) -> Tensor:
-        """Features of images for comparison by cosine: (B, D) fp32, of length 1."""
-        return self.contrast_image(trunk).pooled.float()
-
-    def text_features(self, trunk: TextTrunk) -> Tensor:
-        """Features of texts for comparison by cosine: (B, D) fp32, of length 1."""
-        return self.contrast_text(trunk).pooled.float()
-
-    def pair_scores(self, image: ImageTrunk, text: TextTrunk) -> Tensor:
-        """How well pairs match; higher is better, by ``rank_by``.
-
-        Args:
-            image, text: trunks of N pairs; select or repeat to pair them.
-        Returns: (N,) fp32, any number.
-        """
-        pooled = self.joint(self.encoder.fuse(image, text)).pooled
-        if self.rank_by == 'rank_output':
-            return self.rank_scores(pooled).float()
-        # Not the probability, which is 1 in fp32 from log-odds of 17 on: that would make ties.
-        wrong, right = self.itm_score(pooled).float().unbind(-1)
-        return right - wrong
-
-    def score_matrix(self, image: ImageTrunk, text: TextTrunk, batch_size: int = 64) -> Tensor:
-        """:meth:`pair_scores` of every image with every text.
-
-        Args:
-            image, text: trunks of I images and T texts.
-            batch_size: most pairs that are fused at once.
-        Returns: (I, T) fp32.
-        """
-        columns, device = len(text.tokens), image.tokens.device
-        pairs = torch.arange(len(image.tokens) * columns, device=device)
-        scores = [
-            self.pair_scores(image.select(part // columns), text.select(part % columns))
-            for part in pairs.split(batch_size)
-        ]
-        return torch.cat(scores).view(-1, columns)
 
     def extract_feat(
         self, images: Tensor | None = None, texts: TextBatch | None = None
