@@ -75,6 +75,8 @@ class FiberCheckpointHook(CheckpointHook):
                 self.file_backend.remove(path)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        if not self.save_best:
+            return  # a validation without training has nowhere to save, either
         with self._remove_afterwards():
             super()._save_best_checkpoint(runner, metrics)
 

@@ -321,6 +321,7 @@ def test_a_validation_keeps_no_cache(config, tmp_path):
     with pytest.raises(ValueError, match='cache_dir is for tests'):
         toy.build(config).val()
     config.val_cfg.pop('cache_dir')
+    config.default_hooks = dict(checkpoint=dict(type='FiberCheckpointHook'))
     metrics = toy.build(config).val()
     assert {key.split('/')[0] for key in metrics} == {'itc'}
 
