@@ -28,12 +28,12 @@ class Trunks(NamedTuple):
     """The trunks of a step, one for each distinct input.
 
     Attributes:
-        image, text: of the B pairs.
+        image, text: of the B pairs; no text with MLM alone, which sees hidden words only.
         masked: of the texts with words hidden; None without MLM.
     """
 
     image: ImageTrunk
-    text: TextTrunk
+    text: TextTrunk | None
     masked: TextTrunk | None
 
 
@@ -175,17 +175,19 @@ class FiberPretrain(FiberMultimodal):
         return 'itm' in self.losses
 
     def trunks(self, images: Tensor, texts: TextBatch) -> Trunks:
-        """The trunks of a batch's images, texts and masked texts."""
-        ids, mask = texts.input_ids, texts.attention_mask
-        if 'mlm' in self.losses:  # one call for both kinds
-            ids, mask = torch.cat([ids, texts.masked_ids]), torch.cat([mask, mask])
-        both, batch = self.encoder.text_trunk(ids, mask), len(images)
-        return Trunks(
-            # Without the feature maps of single stages, which are the detector's.
-            self.encoder.image_trunk(images)._replace(stage_maps=()),
-            both.select(slice(0, batch)),
-            both.select(slice(batch, None)) if len(ids) > batch else None,
-        )
+        """The trunks of a batch's images, texts and masked texts, as far as losses need them."""
+        kinds = {}
+        if {'itc', 'itm'} & set(self.losses):
+            kinds['text'] = texts.input_ids
+        if 'mlm' in self.losses:
+            kinds['masked'] = texts.masked_ids
+        ids, mask = torch.cat([*kinds.values()]), texts.attention_mask.repeat(len(kinds), 1)
+        both, batch = self.encoder.text_trunk(ids, mask), len(images)  # one call for both kinds
+        found = {
+            kind: both.select(slice(place * batch, (place + 1) * batch))
+            for place, kind in enumerate(kinds)
+        }
+        return Trunks(self.encode_images(images), found.get('text'), found.get('masked'))
 
     def places(self, batch: int, device: torch.device) -> tuple[Tensor, int]:
         """Where the rank's own pairs stand among the candidates, and how many can be drawn.

@@ -92,6 +92,20 @@ def test_one_trunk_for_each_distinct_input(settings, images):
     assert len(fuse.call_args.args[0].tokens) == 16
 
 
+def test_hidden_words_alone_need_no_other_texts():
+    model, (images, texts) = build(losses=('mlm',)), batch()
+    encoder = model.encoder
+    with (
+        mock.patch.object(encoder, 'image_trunk', wraps=encoder.image_trunk) as image,
+        mock.patch.object(encoder, 'text_trunk', wraps=encoder.text_trunk) as text,
+        mock.patch.object(encoder, 'fuse', wraps=encoder.fuse) as fuse,
+    ):
+        model.loss(images, texts)
+    assert (image.call_count, text.call_count, fuse.call_count) == (1, 1, 1)
+    assert text.call_args.args[0].equal(texts.masked_ids)
+    assert len(image.call_args.args[0]) == len(fuse.call_args.args[0].tokens) == len(images)
+
+
 def test_hard_negatives_are_the_similar_ones(model):
     images, texts = batch()
     seen = {}
