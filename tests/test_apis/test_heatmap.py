@@ -171,6 +171,7 @@ def test_faulty_input(heatmap, path, tmp_path, options, checkpoint):
     with pytest.raises(ValueError, match='FiberPretrain has no cfg'):
         FiberHeatmap(MODELS.build(get_config(COARSE).model))
     cfg = get_config(COARSE)
+    cfg.val_dataloader, cfg.test_dataloader = None, None
     cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='FiberRandAugment'))
     with pytest.raises(ValueError, match='at random .FiberRandAugment.: add a test_dataloader'):
         FiberHeatmap(cfg, checkpoint, cfg_options=options)
