@@ -13,28 +13,7 @@ _base_ = [
     '../_base_/coarse_runtime.py',
 ]
 train_cfg = dict(val_interval=250)
-val_dataloader = dict(
-    batch_size=32,
-    num_workers=1,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='FiberKarpathyDataset',
-        data_root=_base_.data_root,
-        ann_file='annotations/dataset_coco.json',
-        data_prefix=dict(img_path=''),
-        split='test',  # the images of val stand as Karpathy's test split
-        per='image',
-        indices=200,
-        test_mode=True,
-        pipeline=[
-            dict(type='FiberLoadImage'),
-            dict(type='FiberSquareResize', size=160),
-            dict(type='FiberPackImageText'),
-        ],
-    ),
-)
-val_evaluator = dict(type='FiberRetrievalRecall', topk=(1, 5, 10))
-val_cfg = dict(type='FiberRetrievalValLoop', protocols=('itc',))
+val_dataloader = dict(dataset=dict(indices=200))
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval=500, max_keep_ckpts=2),

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from fiber_mm.config_lookup import get_config
+from fiber_mm.demo.evaluation import TRAINING_KEYS
 from fiber_mm.engine.config import check_config
 from fiber_mm.models.multimodal.pretrain import PARTS_OF
 
@@ -91,8 +92,7 @@ def retrieval_config(coarse: Config, checkpoint: Path, settings: AblationSetting
     model.negatives = 'batch'
     model.pop('queue', None)
     cfg.model = model
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
-                'val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks'):  # fmt: skip
+    for key in TRAINING_KEYS:
         cfg.pop(key, None)
     train = coarse.train_dataloader
     cfg.test_dataloader.dataset.pipeline = [

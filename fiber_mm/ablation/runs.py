@@ -18,6 +18,7 @@ from fiber_mm.convert.initial import initial_weights
 from fiber_mm.demo.evaluation import evaluate
 from fiber_mm.demo.processes import shared
 from fiber_mm.demo.settings import DemoSettings
+from fiber_mm.demo.training import keep_weights
 from fiber_mm.engine.checkpoint import find_last_checkpoint, load_checkpoint_file
 from fiber_mm.engine.launch import launch
 from fiber_mm.registry import RUNNERS
@@ -167,7 +168,6 @@ def _train(
         folder: Where the weights go; None: the config's work folder.
     """
     work_dir = Path(cfg.work_dir)
-    target = weights_of(folder or work_dir)
     processes = settings.process_count
     cfg = copy.deepcopy(cfg)
     cfg.resume = find_last_checkpoint(work_dir) is not None
@@ -178,9 +178,7 @@ def _train(
     started = time.perf_counter()
     made = launch(_trained, shared(cfg, processes), processes=processes)
     seconds = time.perf_counter() - started
-    content = load_checkpoint_file(find_last_checkpoint(work_dir))
-    meta = {'dataset_meta': content.get('meta', {}).get('dataset_meta', {})}
-    torch.save({'meta': meta, 'state_dict': content['state_dict']}, target)
+    keep_weights(work_dir, weights_of(folder or work_dir))
     return dict(
         **made,
         batch_size=cfg.train_dataloader.batch_size,

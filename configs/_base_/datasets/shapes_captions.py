@@ -1,4 +1,5 @@
-# Captioned Shapes images in Karpathy's JSON; squares of 160 pixels.
+# Captioned Shapes images in Karpathy's JSON; squares of 160 pixels. Validated on the images of val,
+# which stand as Karpathy's test split.
 data_root = 'data/shapes/'
 tokenizer = data_root + 'tokenizer'
 shapes = dict(splits=dict(train=6000, val=1000), seed=0, image_size=256)
@@ -7,6 +8,11 @@ pipeline = [
     dict(type='FiberLoadImage'),
     dict(type='FiberSquareResize', size=160),
     dict(type='FiberMaskTokens', tokenizer=tokenizer, max_tokens=40),
+    dict(type='FiberPackImageText'),
+]
+test_pipeline = [
+    dict(type='FiberLoadImage'),
+    dict(type='FiberSquareResize', size=160),
     dict(type='FiberPackImageText'),
 ]
 train_dataloader = dict(
@@ -24,3 +30,21 @@ train_dataloader = dict(
         pipeline=pipeline,
     ),
 )
+# One sample is an image with all its captions.
+val_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='FiberKarpathyDataset',
+        data_root=data_root,
+        ann_file='annotations/dataset_coco.json',
+        data_prefix=dict(img_path=''),
+        split='test',
+        per='image',
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+val_evaluator = dict(type='FiberRetrievalRecall', topk=(1, 5, 10))
+val_cfg = dict(type='FiberRetrievalValLoop', protocols=('itc',))

@@ -36,6 +36,13 @@ caption_pipeline = [
 ]
 test_pipeline = [load_image, dict(type='FiberResize', short=192, max_long=None), pack]
 
+detection = dict(
+    type='FiberODVGDataset',
+    data_root=data_root,
+    ann_file='annotations/train_od.jsonl',
+    label_map_file='annotations/label_map.json',
+    data_prefix=dict(img='train/'),
+)
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
@@ -48,26 +55,12 @@ train_dataloader = dict(
             dict(
                 type='RepeatDataset',
                 times=4,  # with the next, as many samples as there are captions and expressions
-                dataset=dict(
-                    type='FiberODVGDataset',
-                    data_root=data_root,
-                    ann_file='annotations/train_od.jsonl',
-                    label_map_file='annotations/label_map.json',
-                    data_prefix=dict(img='train/'),
-                    pipeline=detection_pipeline,
-                ),
+                dataset=dict(detection, pipeline=detection_pipeline),
             ),
             dict(
                 type='RepeatDataset',
                 times=2,
-                dataset=dict(
-                    type='FiberODVGDataset',
-                    data_root=data_root,
-                    ann_file='annotations/train_od.jsonl',
-                    label_map_file='annotations/label_map.json',
-                    data_prefix=dict(img='train/'),
-                    pipeline=vocabulary_pipeline,
-                ),
+                dataset=dict(detection, pipeline=vocabulary_pipeline),
             ),
             dict(
                 type='FiberODVGDataset',
