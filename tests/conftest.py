@@ -8,10 +8,13 @@ os.environ.setdefault('OMP_NUM_THREADS', str(min(2, os.cpu_count() or 1)))
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['TOKENIZERS_PARALLELISM'] = 'false'
 
+import contextlib
+import gc
 import random
 
 import numpy as np
 import pytest
+import quick_runs
 import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import DefaultScope
@@ -20,6 +23,9 @@ from mmengine.visualization import Visualizer
 import fiber_mm  # noqa: F401  (registers all classes, whatever test runs first)
 
 SEED = 0
+
+# mmengine collects garbage for every data set: not through all that was imported each time.
+gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +36,8 @@ def _seed() -> None:
     torch.manual_seed(SEED)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_global_left_behind():
+@contextlib.contextmanager
+def _nothing_global():
     """mmengine keeps the default scope and visualisers for the whole process.
 
     Later tests must not see them: a visualiser is even taken over by the next run that starts in
@@ -44,3 +50,21 @@ def _nothing_global_left_behind():
     for cls, before in kept:
         cls._instance_dict.clear()
         cls._instance_dict.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_global_left_behind():
+    with _nothing_global():
+        yield
+
+
+@pytest.fixture
+def quick_launch(monkeypatch):
+    """Processes that share a run do not import everything anew."""
+    monkeypatch.setattr(quick_runs.launching, 'LaunchConfig', quick_runs.launch_config)
+
+
+@pytest.fixture(scope='session')
+def nothing_global():
+    """The same for fixtures of a session: a context that leaves nothing behind."""
+    return _nothing_global

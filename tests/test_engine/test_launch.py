@@ -35,6 +35,7 @@ def test_two_processes_form_a_group():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('quick_launch')
 def test_a_failure_is_told():
     with pytest.raises(ChildFailedError, match='_fail|on purpose|exitcode'):
         launch(_fail, processes=2)

@@ -184,6 +184,7 @@ def test_a_killed_evaluation_goes_on(config, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('quick_launch')
 def test_two_processes_find_the_same(config, tmp_path):
     wanted = toy.evaluate(config)
     file = tmp_path / 'test.py'

@@ -7,7 +7,6 @@ import os
 import time
 from pathlib import Path
 
-import mmengine.runner.runner
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -17,9 +16,6 @@ from test_models.test_multimodal.toy import ENCODER
 import fiber_mm  # noqa: F401  (registers all classes)
 from fiber_mm.engine import retrieval
 from fiber_mm.registry import RUNNERS
-
-# Describing the machine in the log takes a second per run.
-mmengine.runner.runner.collect_env = dict
 
 IMAGES, VOCABULARY = 13, 330
 WORDS = ('cat', 'dog', 'red', 'green', 'blue', 'car', 'fire', 'truck', 'circle', 'small')

@@ -6,7 +6,6 @@ warm-up, an EMA and a plateau. :func:`start` runs it in a process of its own, to
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -14,13 +13,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from unittest import mock
 
-import mmengine.runner.runner
 import numpy as np
+import quick_runs
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -29,9 +26,6 @@ from torch import nn
 
 from fiber_mm.engine import FiberRunner, checkpoint
 from fiber_mm.registry import DATASETS, METRICS, MODELS
-
-# Describing the machine in the log takes a second per run.
-mmengine.runner.runner.collect_env = dict
 
 
 @DATASETS.register_module()
@@ -252,16 +246,8 @@ def start(work_dir: str | Path, env: dict | None = None, **kwargs) -> BaseProces
 
 
 def in_a_process(function: Callable, *args) -> BaseProcess:
-    """Call a function of a module in a process group of its own.
-
-    A server process that has imported everything makes them, so that only the first one is slow.
-    """
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([__name__])
-    # The server of Python before 3.13 does not search sys.path for what to import first.
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
-        forkserver.ensure_running()
-    process = context.Process(target=_lead_group, args=(function, args))
+    """Call a function of a module in a process group of its own."""
+    process = quick_runs.server().Process(target=_lead_group, args=(function, args))
     process.start()
     return process
 
