@@ -196,7 +196,6 @@ def _do(job: Job, coarse: Config, fine: Config, settings: AblationSettings) -> N
         settings.result(job.name, job.seed),
         dict(
             name=job.name,
-            seed=job.seed,
             variant=VARIANTS[job.name].definition(),
             coarse_stage=start,
             scores=scores,

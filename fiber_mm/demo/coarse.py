@@ -6,21 +6,22 @@ another length.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
-from fiber_mm.convert.files import convert_file, log_summary
-from fiber_mm.engine.checkpoint import find_last_checkpoint
+from fiber_mm.convert.files import log_summary
+from fiber_mm.convert.initial import initial_weights
+from fiber_mm.convert.io import write_checkpoint
+from fiber_mm.engine.checkpoint import find_last_checkpoint, load_checkpoint_file
 from fiber_mm.engine.config import ConfigError, check_config
 from fiber_mm.registry import MODELS, init_default_scope
 
+from .adapt import move_paths, read_config, set_steps, without_validation
 from .settings import DemoSettings, StepRecord
-from .training import keep_config, keep_weights, prepare, read_config, run_training
-
-#: Keys of what this stage leaves out: it is evaluated at its end.
-_VALIDATION = ('val_dataloader', 'val_evaluator', 'val_cfg')
+from .training import keep_config, prepare, run_training
 
 
 def coarse_config(settings: DemoSettings, fine: Config) -> Config:
@@ -32,40 +33,11 @@ def coarse_config(settings: DemoSettings, fine: Config) -> Config:
     """
     cfg = read_config(settings.coarse_config)
     check_config(cfg)
-    on_data(cfg._cfg_dict, fine.data_root, fine.model.data_preprocessor.tokenizer)
-    with_steps(cfg, settings.coarse_steps)
-    for key in _VALIDATION:
-        cfg.pop(key, None)
-    return prepare(cfg, settings, settings.coarse_train_dir)
-
-
-def on_data(node: Any, data_root: str, tokenizer: str) -> None:
-    """Name another folder of Shapes, and another tokenizer, throughout a config, in place."""
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            on_data(item, data_root, tokenizer)
-    elif isinstance(node, dict):
-        for key, value in list(node.items()):
-            if key in ('data_root', 'tokenizer') and isinstance(value, str):
-                node[key] = data_root if key == 'data_root' else tokenizer
-            else:
-                on_data(value, data_root, tokenizer)
-
-
-def with_steps(cfg: Config, steps: int) -> None:
-    """Another number of training steps, in place; the schedule is stretched or shrunk to it."""
-    share = steps / cfg.train_cfg.max_iters
-    cfg.train_cfg.max_iters = steps
-    logger = cfg.default_hooks.logger
-    logger.interval = min(logger.interval, steps)  # the report draws the losses
-    if share == 1:
-        return
-    for scheduler in cfg.get('param_scheduler') or []:
-        begin = scheduler['begin'] = round(scheduler.get('begin', 0) * share)
-        if 'end' in scheduler:  # two steps at least: from the one value to the other
-            scheduler['end'] = max(begin + 2, round(scheduler['end'] * share))
-        if 'T_max' in scheduler:
-            scheduler['T_max'] = max(1, round(scheduler['T_max'] * share))
+    tokenizers = [part.model.data_preprocessor.tokenizer for part in (cfg, fine)]
+    move_paths(cfg, dict([tokenizers, (cfg.data_root, fine.data_root)]))
+    set_steps(cfg, settings.coarse_steps)
+    without_validation(cfg)  # it is evaluated at its end
+    return prepare(cfg, settings.coarse_train_dir, settings.seed, settings.resume)
 
 
 def check_resumed(settings: DemoSettings, record: StepRecord) -> None:
@@ -101,35 +73,40 @@ def train_coarse(cfg: Config, fine: Config, settings: DemoSettings) -> dict[str,
     """
     settings.coarse_dir.mkdir(parents=True, exist_ok=True)
     keep_config(cfg, settings, settings.coarse_model_config)  # first: it says what was begun
-    result = run_training(cfg, settings)
-    keep_weights(settings.coarse_train_dir, settings.coarse_checkpoint)
-    return dict(config=settings.coarse_config, start=write_start(fine, settings), **result)
+    result = run_training(cfg, settings.process_count, settings.coarse_checkpoint)
+    start = write_start(fine, settings.coarse_checkpoint, settings.start)
+    return dict(config=settings.coarse_config, start=start, **result)
 
 
-def write_start(fine: Config, settings: DemoSettings) -> dict[str, int]:
+def write_start(
+    fine: Config, source: Path, start: Path, fresh_gates: bool = False
+) -> dict[str, int]:
     """The fine stage's initial weights, by the converter; every key is accounted for in the log.
 
     Args:
         fine: The fine stage's config, whose window the position-bias tables are resized to.
-        settings: Say where the coarse weights are, and where the start goes.
+        source: The coarse weights.
+        start: File to write.
+        fresh_gates: Whether the gates are left out, so that they start as the fine stage says.
 
     Returns:
         Numbers of weights ``used`` (among them ``resized`` ones), ``dropped`` and ``fresh``.
     """
     backbone = fine.model.backbone
     family = 'fine_refexp' if backbone.fusion.get('norm_i2t_query') else 'fine'
-    converted = convert_file(
-        settings.coarse_checkpoint,
-        settings.start,
-        init=family,
-        window=backbone.swin.window_size,
-        any_size=True,
-    )
+    state = load_checkpoint_file(source)['state_dict']
+    converted = initial_weights([state], family, backbone.swin.window_size)
+    weights, report = converted.state_dict, converted.report
+    if fresh_gates:
+        for key in [key for key, name in report.used.items() if 'alpha_' in name]:
+            del weights[report.used.pop(key)]
+            report.dropped[key] = 'gates start fresh'
+    start.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(start, weights, converted.meta)
     # The converter knows the released heads alone; this model's own weights are what is new.
     init_default_scope(fine.get('default_scope', 'mmdet'))
     with torch.device('meta'):
         names = MODELS.build(fine.model).state_dict()
-    report = converted.report
-    report.fresh = {name: 'new' for name in names if name not in converted.state_dict}
+    report.fresh = {name: 'new' for name in names if name not in weights}
     log_summary(report)
     return {name: len(getattr(report, name)) for name in ('used', 'resized', 'dropped', 'fresh')}

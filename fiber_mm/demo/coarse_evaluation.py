@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from fiber_mm.engine.gallery import Gallery
-from fiber_mm.engine.launch import launch
 from fiber_mm.models.multimodal.pretrain import LOSSES, PARTS_OF
 from fiber_mm.registry import DATASETS, init_default_scope
 
+from .adapt import move_paths, read_config, without_training
 from .annotations import caption_numbers
-from .coarse import on_data
-from .evaluation import SPLIT, TRAINING_KEYS, run_tests
-from .processes import shared
+from .evaluation import SPLIT, plain, run_tests
 from .settings import DemoSettings
-from .training import read_config
 
 RETRIEVAL_CONFIG = 'fiber_nano_1xb32_500_shapes'
 HEATMAP_CONFIG = 'fiber_nano_heatmap_shapes'
@@ -37,14 +35,11 @@ def evaluate_coarse(settings: DemoSettings) -> dict[str, Any]:
         order, in both directions) and the recalls by protocol; ``heatmaps``: the scores of
         :class:`~fiber_mm.evaluation.metrics.FiberHeatmapMetric`.
     """
-    retrieval, heatmaps = retrieval_config(settings), heatmap_config(settings)
-    processes = settings.process_count
-    parts = [shared(part, processes) for part in (retrieval, heatmaps)]
-    scores = launch(run_tests, parts, processes=processes)
+    retrieval = retrieval_config(settings)
+    scores = plain(run_tests([retrieval, heatmap_config(settings)], settings.process_count))
     gallery = Gallery.of_dataset(build_dataset(retrieval))
     count = len(gallery.image_ids)
     prefix = 'heatmap/'
-    scores = {name: None if math.isnan(v) else float(v) for name, v in scores.items()}
     return dict(
         retrieval=dict(
             images=count,
@@ -67,19 +62,46 @@ def build_dataset(cfg: Config) -> Any:
 
 
 def retrieval_config(settings: DemoSettings) -> Config:
-    """The retrieval test of the pre-trained weights: dual encoder, and re-ranking by matching."""
+    """The retrieval test of the demo's pre-trained weights."""
     coarse = Config.fromfile(str(settings.coarse_model_config))
+    work_dir = settings.work_dir / 'evaluate' / 'retrieval'
+    cfg = retrieval_test(coarse, settings.coarse_checkpoint, work_dir)
+    cfg.test_dataloader.dataset.indices = IMAGES
+    return cfg
+
+
+def retrieval_test(coarse: Config, checkpoint: Path, work_dir: Path) -> Config:
+    """Retrieval by pre-trained weights as they are, on the validation images of their data.
+
+    Args:
+        coarse: What they were trained by; gives model, data, batch and size of the images.
+        checkpoint: The weights.
+        work_dir: For logs.
+    """
     cfg = read_config(RETRIEVAL_CONFIG)
-    model = ConfigDict(coarse.model)
-    parts = {part for loss in model.get('losses', LOSSES) for part in PARTS_OF[loss]}
-    for key in ('negatives', 'queue'):
+    model = copy.deepcopy(coarse.model)
+    losses = tuple(model.get('losses', LOSSES))
+    for key in ('negatives', 'queue', 'hard_negatives'):
         model.pop(key, None)
     model.update(
-        type='FiberRetrieval', losses=('itc', 'itm'), hard_negatives=True, parts=sorted(parts)
+        type='FiberRetrieval',
+        losses=[loss for loss in losses if loss != 'mlm'],
+        # All heads of pre-training, so that every weight is accounted for.
+        parts=sorted({part for loss in losses for part in PARTS_OF[loss]}),
     )
     cfg.model = model
-    cfg.test_dataloader.dataset.indices = IMAGES
-    return _prepared(cfg, coarse, settings, 'retrieval')
+    cfg.test_cfg.protocols = protocols(losses)
+    return _prepared(cfg, coarse, checkpoint, work_dir)
+
+
+def protocols(losses: Sequence[str]) -> tuple[str, ...]:
+    """Protocols of retrieval for which a model of these losses has the heads.
+
+    Ranking by matching alone takes every pair, which is too much here.
+    """
+    if 'itc' not in losses:
+        return ()
+    return ('itc', 'itm_rerank') if 'itm' in losses else ('itc',)
 
 
 def heatmap_config(settings: DemoSettings) -> Config:
@@ -89,19 +111,21 @@ def heatmap_config(settings: DemoSettings) -> Config:
     cfg.model.model = coarse.model
     # Of every image one caption of its five.
     cfg.test_dataloader.dataset.indices = caption_numbers(Path(coarse.data_root), SPLIT)[:IMAGES]
-    return _prepared(cfg, coarse, settings, 'heatmaps')
+    work_dir = settings.work_dir / 'evaluate' / 'heatmaps'
+    return _prepared(cfg, coarse, settings.coarse_checkpoint, work_dir)
 
 
-def _prepared(cfg: Config, coarse: Config, settings: DemoSettings, name: str) -> Config:
-    """The config as a test of the coarse weights, on the data and the image size of their stage."""
-    for key in TRAINING_KEYS:
-        cfg.pop(key, None)
-    on_data(cfg._cfg_dict, coarse.data_root, coarse.model.data_preprocessor.tokenizer)
-    resize = _resize_of(coarse.train_dataloader.dataset.pipeline)
-    pipeline = cfg.test_dataloader.dataset.pipeline
-    pipeline[pipeline.index(_resize_of(pipeline))] = resize
-    cfg.work_dir = str(settings.work_dir / 'evaluate' / name)
-    cfg.load_from = str(settings.coarse_checkpoint)
+def _prepared(cfg: Config, coarse: Config, checkpoint: Path, work_dir: Path) -> Config:
+    """The config as a test of coarse weights, on data, batches and image size of their stage."""
+    without_training(cfg)
+    move_paths(cfg, {cfg.data_root: coarse.data_root})
+    train, test = coarse.train_dataloader, cfg.test_dataloader
+    pipeline = test.dataset.pipeline
+    pipeline[pipeline.index(_resize_of(pipeline))] = _resize_of(train.dataset.pipeline)
+    test.update(batch_size=train.batch_size, num_workers=train.num_workers)
+    test.persistent_workers = train.get('persistent_workers', False)
+    cfg.work_dir = str(work_dir)
+    cfg.load_from = str(checkpoint)
     cfg.setdefault('launcher', 'none')
     return cfg
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,12 @@ from mmengine.config import Config
 from fiber_mm.engine.launch import launch
 from fiber_mm.registry import RUNNERS
 
+from .adapt import without_training
 from .annotations import caption_numbers, class_names
 from .processes import shared
 from .settings import DemoSettings
 
 SPLIT = 'val'
-#: What a config that only tests does without.
-TRAINING_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
-                 'val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks')  # fmt: skip
 
 
 def evaluate(settings: DemoSettings) -> dict[str, Any]:
@@ -33,9 +32,7 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
         score is undefined).
     """
     cfg = Config.fromfile(str(settings.model_config))
-    processes = settings.process_count
-    parts = [shared(part, processes) for part in evaluation_configs(cfg, settings).values()]
-    scores = launch(run_tests, parts, processes=processes)
+    scores = run_tests(evaluation_configs(cfg, settings).values(), settings.process_count)
     return dict(
         ap50_seen=scores['coco/seen_mAP_50'],
         ap50_unseen=scores['coco/unseen_mAP_50'],
@@ -45,15 +42,27 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
         ap50_all=scores['coco/bbox_mAP_50'],
         ap_seen=scores['coco/seen_mAP'],
         ap_unseen=scores['coco/unseen_mAP'],
-        # Without true boxes a score is undefined; JSON has null for that, not NaN.
-        all_scores={
-            name: None if math.isnan(value) else float(value) for name, value in scores.items()
-        },
+        all_scores=plain(scores),
     )
 
 
-def run_tests(parts: list[Config]) -> dict[str, float]:
-    """The scores of all parts; runs in each process."""
+def plain(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Scores for JSON, which has null for what is undefined (as without true boxes), not NaN."""
+    return {name: None if math.isnan(v) else float(v) for name, v in scores.items()}
+
+
+def run_tests(parts: Iterable[Config], processes: int) -> dict[str, float]:
+    """The scores of all configs, together.
+
+    Args:
+        parts: Configs that test.
+        processes: How many share the work.
+    """
+    return launch(_test, [shared(part, processes) for part in parts], processes=processes)
+
+
+def _test(parts: list[Config]) -> dict[str, float]:
+    """Runs in each process."""
     scores: dict[str, float] = {}
     for cfg in parts:
         scores.update(RUNNERS.build(cfg).test())
@@ -107,8 +116,7 @@ def evaluation_configs(cfg: Config, settings: DemoSettings) -> dict[str, Config]
     out = {}
     for name, (data, metric) in tasks.items():
         part = copy.deepcopy(cfg)
-        for key in TRAINING_KEYS:
-            part.pop(key, None)
+        without_training(part)
         part.work_dir = str(settings.work_dir / 'evaluate' / name)
         part.load_from = str(settings.checkpoint)
         part.test_dataloader.dataset = dict(pipeline=dataset.pipeline, **data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import time
 from collections.abc import Callable
@@ -12,16 +11,16 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from fiber_mm.engine.checkpoint import find_last_checkpoint
 from fiber_mm.engine.config import check_config
 from fiber_mm.shapes.generate import generate_shapes
 
+from .adapt import read_config
 from .coarse import check_resumed, coarse_config, train_coarse
 from .coarse_evaluation import evaluate_coarse
 from .evaluation import evaluate
 from .report import write_report
 from .settings import DemoSettings, StepRecord
-from .training import keep_config, keep_weights, prepare, read_config, run_training
+from .training import keep_config, prepare, run_training
 
 #: Data where the config says nothing.
 DATA = dict(splits=dict(train=4000, val=500), seed=0, image_size=256)
@@ -80,7 +79,7 @@ def training_config(settings: DemoSettings) -> Config:
     if settings.cfg_options:
         cfg.merge_from_dict(dict(settings.cfg_options))
     check_config(cfg)
-    return prepare(cfg, settings, settings.train_dir)
+    return prepare(cfg, settings.train_dir, settings.seed, settings.resume)
 
 
 def make_data(cfg: Config) -> dict[str, Any]:
@@ -98,11 +97,8 @@ def make_data(cfg: Config) -> dict[str, Any]:
 
 def train(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
     """Train by the runner that ``tools/train.py`` uses; keep the weights and what they need."""
-    if settings.coarse_steps and not (settings.resume and find_last_checkpoint(settings.train_dir)):
-        cfg = copy.deepcopy(cfg)
-        cfg.load_from, cfg.resume = str(settings.start), False
-    result = run_training(cfg, settings)
-    keep_weights(settings.train_dir, settings.checkpoint)
+    start = settings.start if settings.coarse_steps else None
+    result = run_training(cfg, settings.process_count, settings.checkpoint, start)
     keep_config(cfg, settings, settings.model_config)
     return result
 

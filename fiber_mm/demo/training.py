@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from fiber_mm.config_lookup import get_config_path
 from fiber_mm.engine.checkpoint import find_last_checkpoint, load_checkpoint_file
 from fiber_mm.engine.launch import launch
 from fiber_mm.registry import RUNNERS
@@ -20,47 +19,55 @@ from .processes import shared
 from .settings import DemoSettings
 
 
-def read_config(name: str) -> Config:
-    """A config by its path, or by its name in the package."""
-    path = Path(name)
-    return Config.fromfile(str(path if path.is_file() else get_config_path(name)))
-
-
-def prepare(cfg: Config, settings: DemoSettings, folder: Path) -> Config:
-    """What the runner needs and the settings say, set in place.
+def prepare(cfg: Config, folder: Path, seed: int | None, resume: bool) -> Config:
+    """What the runner needs, set in place.
 
     Args:
         cfg: Of a training.
-        settings: Of the demo.
-        folder: For logs and checkpoints.
+        folder: For logs and checkpoints, and for nothing else.
+        seed: Of the training; None keeps the config's.
+        resume: Whether a training that was begun there goes on.
     """
     cfg.work_dir = str(folder)
     cfg.setdefault('launcher', 'none')
     cfg.setdefault('runner_type', 'FiberRunner')
-    if settings.seed is not None:
+    if seed is not None:
         cfg.setdefault('randomness', {})
-        cfg.randomness.seed = settings.seed
-    cfg.resume = settings.resume
+        cfg.randomness.seed = seed
+    cfg.resume = resume
     return cfg
 
 
-def run_training(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
-    """Train.
+def run_training(
+    cfg: Config, processes: int, checkpoint: Path, start: Path | None = None
+) -> dict[str, Any]:
+    """Train, or go on with a training that was begun; keep the weights.
 
     Args:
         cfg: From :func:`prepare`.
-        settings: Of the demo.
+        processes: How many share the work.
+        checkpoint: File for the trained weights.
+        start: Weights that a new training starts from; None: those that the config says.
 
     Returns:
         ``seconds_per_step`` (of a resumed run, of which only a part was timed, None),
         ``batch_size``, ``processes``, ``iterations``, ``parameters`` and ``seed``.
     """
-    processes = settings.process_count
+    cfg = copy.deepcopy(cfg)
+    work_dir = Path(cfg.work_dir)
+    cfg.resume = cfg.resume and find_last_checkpoint(work_dir) is not None
+    if cfg.resume:
+        cfg.load_from = None  # with both, mmengine would resume from the start weights
+    else:  # what is there is of a training that was killed before its first checkpoint
+        shutil.rmtree(work_dir, ignore_errors=True)
+        if start:
+            cfg.load_from = str(start)
     started = time.perf_counter()
     result = launch(_train, shared(cfg, processes), processes=processes)
     seconds = time.perf_counter() - started
+    _keep_weights(work_dir, checkpoint)
     return dict(
-        seconds_per_step=None if settings.resume else round(seconds / result['iterations'], 4),
+        seconds_per_step=None if cfg.resume else round(seconds / result['iterations'], 4),
         batch_size=cfg.train_dataloader.batch_size,
         processes=processes,
         **result,
@@ -75,7 +82,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     return dict(iterations=runner.iter, parameters=parameters, seed=runner.seed)
 
 
-def keep_weights(folder: Path, checkpoint: Path) -> None:
+def _keep_weights(folder: Path, checkpoint: Path) -> None:
     """Write the weights of a training's last checkpoint, without the optimiser's state."""
     content = load_checkpoint_file(find_last_checkpoint(folder))
     meta = {'dataset_meta': content.get('meta', {}).get('dataset_meta', {})}

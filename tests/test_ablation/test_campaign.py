@@ -87,7 +87,7 @@ def test_a_campaign_from_end_to_end(toy):
     for name in settings.variants:
         for seed in settings.seeds:
             found[name, seed] = read_json(settings.result(name, seed))
-            assert found[name, seed]['steps'] == 2
+            assert found[name, seed]['iterations'] == 2
             assert set(found[name, seed]['scores']) == set(scores_of(name))
             assert all(0 <= value <= 1 for value in found[name, seed]['scores'].values())
     assert found['gates_shut', 0]['gates'] == [0.0] * 4
@@ -131,7 +131,7 @@ def test_a_killed_training_goes_on(toy, tmp_path):
         [read_json(path) for path in (s.coarse_result('coarse', 0), s.result('coarse', 0))]
         for s in (whole, cut)
     ]
-    assert results[1][0]['training_seconds'] is None
+    assert results[1][0]['seconds_per_step'] is None
     for first, second in zip(*results):
         assert second['gates'] == first['gates']
         assert second['scores'] == first['scores']

@@ -9,14 +9,12 @@ from fiber_mm.ablation.configs import (
     coarse_config,
     fine_base,
     fine_config,
-    protocols,
     retrieval_config,
-    set_steps,
 )
-from fiber_mm.ablation.runs import write_start
 from fiber_mm.ablation.settings import AblationSettings
 from fiber_mm.ablation.variants import VARIANTS
-from fiber_mm.config_lookup import get_config
+from fiber_mm.demo.coarse import write_start
+from fiber_mm.demo.coarse_evaluation import protocols
 from fiber_mm.engine.optim import FiberOptimWrapperConstructor
 from fiber_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -51,7 +49,7 @@ def bases(toy):
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_every_variant_builds_models_that_fit_together(name, bases, tmp_path):
-    settings, coarse, fine = bases
+    _, coarse, fine = bases
     variant = VARIANTS[name]
     fine_cfg = fine_config(fine, name, 1, tmp_path / 'fine')
     detector = build(fine_cfg)
@@ -76,15 +74,16 @@ def test_every_variant_builds_models_that_fit_together(name, bases, tmp_path):
     # Every weight of it is loaded for retrieval, and those of the encoder by the fine stage.
     state = model.state_dict()
     if protocols(variant.losses):
-        test = build(retrieval_config(cfg, tmp_path / 'coarse.pth', settings))
+        test = build(retrieval_config(cfg, tmp_path / 'coarse.pth'))
         test.load_state_dict(state)
     with torch.no_grad():
         for gate in gates(model).values():
             gate.fill_(0.5)
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'coarse.pth')
-    used = write_start(tmp_path / 'coarse.pth', tmp_path / 'start.pth', variant.fresh_gates)
-    found = torch.load(tmp_path / 'start.pth', weights_only=True)['state_dict']
-    assert used == dict(start_weights=len(found))
+    start_file = tmp_path / 'start.pth'
+    used = write_start(fine_cfg, tmp_path / 'coarse.pth', start_file, variant.fresh_gates)
+    found = torch.load(start_file, weights_only=True)['state_dict']
+    assert (used['used'], used['used'] + used['dropped']) == (len(found), len(state))
     wrong = detector.load_state_dict(found, strict=False)
     assert not wrong.unexpected_keys
     fresh = {key.split('.')[0] for key in wrong.missing_keys if not key.startswith('backbone')}
@@ -102,24 +101,10 @@ def test_the_protocols_follow_from_the_heads():
     assert protocols(('itm', 'mlm')) == protocols(()) == ()
 
 
-def test_schedules_are_stretched_with_the_steps():
-    cfg = get_config('grounding/fiber_nano_1xb8_demo_shapes')
-    assert cfg.train_cfg.max_iters == 2000
-    set_steps(cfg, 500)
-    warm_up, cosine = cfg.param_scheduler
-    assert (warm_up.begin, warm_up.end) == (0, 12)
-    assert (cosine.begin, cosine.end, cosine.T_max) == (50, 500, 450)
-    assert cfg.train_cfg.max_iters == cfg.train_cfg.val_interval - 1 == 500
-    set_steps(cfg, 1)
-    assert cfg.param_scheduler[0].end == 1
-    assert cfg.param_scheduler[1].T_max >= 1
-
-
 def test_all_data_is_read_below_the_given_folder(bases):
     settings, *configs = bases
-    retrieval = retrieval_config(
-        coarse_config(configs[0], 'coarse', 0, settings.work_dir), settings.work_dir, settings
-    )
+    coarse = coarse_config(configs[0], 'coarse', 0, settings.work_dir)
+    retrieval = retrieval_config(coarse, settings.work_dir)
     for cfg in (*configs, retrieval):
         assert 'data/shapes/' not in str(cfg.to_dict())
         assert cfg.model.data_preprocessor.tokenizer == f'{settings.data}/tokenizer'

@@ -1,12 +1,13 @@
 import json
 import re
+import shutil
 
 import pytest
 import torch
-from demo_fixture import tiny_settings
 
+from fiber_mm.demo.coarse import coarse_config, train_coarse
 from fiber_mm.demo.settings import TARGETS, DemoSettings, StepRecord
-from fiber_mm.demo.steps import run_demo, training_config
+from fiber_mm.demo.steps import run_demo, train, training_config
 from fiber_mm.engine import load_checkpoint_file
 
 
@@ -29,13 +30,31 @@ def test_the_config_gets_the_settings(tmp_path):
     assert cfg.runner_type == 'FiberRunner'
 
 
-@pytest.fixture
-def settings(tmp_path):
-    return tiny_settings(tmp_path, processes=2)
+@pytest.mark.slow
+def test_the_whole_way(finished):
+    settings, metrics = finished
+    assert json.loads(settings.metrics.read_text()) == metrics
+    for name in TARGETS:
+        assert 0 <= metrics[name] <= 1
+    coarse = {'coarse', 'evaluate_coarse'}
+    assert set(metrics['seconds']) == {'data', 'train', 'evaluate', 'report', 'total'} | coarse
+    assert metrics['training']['iterations'] == 2
+    html = settings.report.read_text()
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    assert html.count('<img') > 20
 
 
 @pytest.mark.slow
-def test_the_whole_way(settings):
+def test_the_second_time_everything_but_the_report_is_there_already(finished, copied):
+    again = run_demo(copied(resume=True, processes=None))
+    assert again['all_scores'] == finished[1]['all_scores']
+    assert again['coarse'] == finished[1]['coarse']
+    assert again['seconds']['train'] == finished[1]['seconds']['train']
+
+
+@pytest.mark.slow
+def test_from_the_beginning_without_a_coarse_stage(copied):
+    settings = copied(coarse_steps=0, processes=1)
     metrics = run_demo(settings)
     assert json.loads(settings.metrics.read_text()) == metrics
     for name in TARGETS:
@@ -48,15 +67,19 @@ def test_the_whole_way(settings):
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert html.count('<img') > 20
 
-    # The second time everything but the report is there already, and the numbers are the same.
-    weights = load_checkpoint_file(settings.checkpoint)['state_dict']
-    again = run_demo(
-        DemoSettings(settings.work_dir, settings.config, None, True, settings.cfg_options)
-    )
-    assert again['all_scores'] == metrics['all_scores']
-    assert again['seconds']['train'] == metrics['seconds']['train']
 
-    # From the beginning, with the same seed, training gives the same weights.
-    run_demo(settings)
-    repeated = load_checkpoint_file(settings.checkpoint)['state_dict']
-    assert all(torch.equal(weights[name], repeated[name]) for name in weights)
+@pytest.mark.slow
+@pytest.mark.usefixtures('quick_launch')
+def test_the_same_seed_gives_the_same_weights(finished, copied):
+    settings = copied()
+    fine = training_config(settings)
+    train_coarse(coarse_config(settings, fine), fine, settings)
+    # Killed before the fine stage's first checkpoint, it starts from the same weights again.
+    shutil.rmtree(settings.train_dir)
+    resumed = copied(resume=True)
+    assert train(training_config(resumed), resumed)['seconds_per_step'] > 0
+    for name in ('coarse_checkpoint', 'start', 'checkpoint'):
+        first, again = (
+            load_checkpoint_file(getattr(s, name))['state_dict'] for s in (finished[0], settings)
+        )
+        assert all(torch.equal(again[key], value) for key, value in first.items()), name
