@@ -68,31 +68,32 @@ def _caption(view: View, largest: list[int], rng: np.random.Generator) -> dict[s
 
 def _order(largest: list[int], rng: np.random.Generator) -> list[int]:
     """Large objects first, the largest always, neighbours in size in varying order."""
-    shifts = (3 * rng.random(len(largest) - 1)).tolist()
-    rank = [0.0, *(k + shift for k, shift in enumerate(shifts, 1))]
+    draws = rng.random(len(largest) - 1).tolist()
+    rank = [0.0, *(k + 3 * draw for k, draw in enumerate(draws, 1))]
     return [largest[k] for k in sorted(range(len(largest)), key=rank.__getitem__)]
 
 
 def _mention(index: int, view: View, rng: np.random.Generator) -> tuple[str, list[int], int]:
     """A phrase, the objects that it means, and its number of words."""
-    texture, size = (rng.random(2) < _DETAIL).tolist()
-    key = ('mention', index, texture, size)
+    texture, size = rng.random() < _DETAIL, rng.random() < _DETAIL
+    texture = texture and view.objects[index].texture != 'plain'
+    size_word = view.size_word(index) if size else None
+    key = ('mention', index, texture, size_word)
     if key not in view.known:
-        text, members = _phrase(index, view, texture, size)
+        text, members = _phrase(index, view, texture, size_word)
         view.known[key] = text, members, len(text.split())
     return view.known[key]
 
 
-def _phrase(index: int, view: View, texture: bool, size: bool) -> tuple[str, list[int]]:
+def _phrase(index: int, view: View, texture: bool, size_word: str | None) -> tuple[str, list[int]]:
     """A phrase with a place if it can mean one object only, else the class, counted."""
     obj = view.objects[index]
     of_class: Attributes = dict(colour=obj.colour, shape=obj.shape)
     attributes = dict(of_class)
-    if texture and obj.texture != 'plain':
+    if texture:
         attributes['texture'] = obj.texture
-    word = view.size_word(index) if size else None
-    if word is not None:
-        attributes['size'] = word
+    if size_word is not None:
+        attributes['size'] = size_word
     where = position_of(index, view)
     fits = matches(attributes, view)
     if where is not None:

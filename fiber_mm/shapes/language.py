@@ -62,10 +62,9 @@ def with_article(text: str) -> str:
 
 
 def _attributes_of(index: int, keys: Sequence[str], view: View) -> Attributes | None:
+    """Values of some attributes, None if the object has no definite size; in the order of keys."""
     out = {}
-    for key in ATTRIBUTES:
-        if key not in keys:
-            continue
+    for key in keys:
         if key == 'size':
             word = view.size_word(index)
             if word is None:
@@ -76,7 +75,7 @@ def _attributes_of(index: int, keys: Sequence[str], view: View) -> Attributes | 
     return out
 
 
-# Attribute sets to try, from bare to full; the first two mostly name the class.
+# Attribute sets to try, from bare to full, in spoken order; the first two mostly name the class.
 _KEY_SETS = (
     ('colour', 'shape'),
     ('texture', 'colour', 'shape'),
@@ -103,11 +102,14 @@ def describe(index: int, view: View, rng: np.random.Generator) -> Attributes | N
 
 
 def _describe(index: int, view: View, start: int) -> Attributes | None:
-    for i in range(len(_KEY_SETS)):
-        keys = _KEY_SETS[(start + i) % len(_KEY_SETS)]
-        attributes = _attributes_of(index, keys, view)
-        if attributes and view.having(attributes) == 1 << index:
-            return attributes
+    for keys in (*_KEY_SETS[start:], *_KEY_SETS[:start]):
+        known = ('alone', index, keys)
+        if known not in view.known:
+            attributes = _attributes_of(index, keys, view)
+            alone = attributes and view.having(attributes) == 1 << index
+            view.known[known] = attributes if alone else None
+        if view.known[known]:
+            return view.known[known]
     return None
 
 

@@ -7,6 +7,7 @@ even loosely.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,13 @@ _EDGE, _LOOSE_EDGE = 0.36, 0.5  # 'on the left': centre left of this share of th
 _MIDDLE, _LOOSE_MIDDLE = 0.38, 0.27
 _EXTREME_GAP, _SIZE_RATIO = 0.07, 1.3
 _COVERED = 0.1  # share of an object that is covered before it is called 'behind'
+
+
+def _positions(x: float, y: float, edge: float, inner: float) -> frozenset[str]:
+    """The position words that hold of a centre."""
+    held = (x <= edge, x >= 1 - edge, y <= edge, y >= 1 - edge,
+            inner <= x <= 1 - inner and inner <= y <= 1 - inner)  # fmt: skip
+    return frozenset(itertools.compress(POSITIONS, held))
 
 
 class View:
@@ -46,6 +54,12 @@ class View:
             self.centres.append(((x + w / 2) / scene.width, (y + h / 2) / scene.height))
             whole, seen = obj.size / scene.scale, max(w, h) / scene.scale
             self.extents.append((min(whole, seen), max(whole, seen)))
+        self._size_words = [
+            next((w for w in ('small', 'large') if self.has_size(i, w)), None)
+            for i in range(len(scene.objects))
+        ]
+        self._strict = [_positions(x, y, _EDGE, _MIDDLE) for x, y in self.centres]
+        self._loose = [_positions(x, y, _LOOSE_EDGE, _LOOSE_MIDDLE) for x, y in self.centres]
         self._having: dict[tuple[str, str], int] = {}
         for i, obj in enumerate(scene.objects):
             pairs = [('texture', obj.texture), ('colour', obj.colour), ('shape', obj.shape)]
@@ -80,33 +94,20 @@ class View:
 
     def size_word(self, i: int) -> str | None:
         """'small', 'large', or None for anything between."""
-        return next((w for w in ('small', 'large') if self.has_size(i, w)), None)
+        return self._size_words[i]
 
     def at_position(self, i: int, words: Sequence[str], loose: bool = False) -> bool:
         """Whether an object is on the named side(s) of the image, or in its middle."""
-        x, y = self.centres[i]
-        edge = _LOOSE_EDGE if loose else _EDGE
-        inner = _LOOSE_MIDDLE if loose else _MIDDLE
+        if (self._loose if loose else self._strict)[i].issuperset(words):
+            return True
         for word in words:
-            if word == 'left':
-                held = x <= edge
-            elif word == 'right':
-                held = x >= 1 - edge
-            elif word == 'top':
-                held = y <= edge
-            elif word == 'bottom':
-                held = y >= 1 - edge
-            elif word == 'middle':
-                held = inner <= x <= 1 - inner and inner <= y <= 1 - inner
-            else:
+            if word not in POSITIONS:
                 raise ValueError(f'unknown position {word!r}; known: {", ".join(POSITIONS)}')
-            if not held:
-                return False
-        return True
+        return False
 
     def positions(self, i: int) -> list[str]:
         """All position words that clearly hold."""
-        return [w for w in POSITIONS if self.at_position(i, (w,))]
+        return [w for w in POSITIONS if w in self._strict[i]]
 
     def holds(self, a: int, relation: str, b: int, loose: bool = False) -> bool:
         """Whether object ``a`` stands in a relation to object ``b``."""
