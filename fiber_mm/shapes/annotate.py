@@ -23,24 +23,24 @@ def _segmentation(obj: ShapeObject, index: int, canvas: Canvas) -> Any:
 
 
 def _overlap(a: Patch, b: Patch) -> int:
-    """Number of pixels that two masks share."""
+    """Number of pixels that two masks share; their boxes overlap."""
     (ay, ax), (by, bx) = a.slices, b.slices
     y0, y1 = max(ay.start, by.start), min(ay.stop, by.stop)
     x0, x1 = max(ax.start, bx.start), min(ax.stop, bx.stop)
-    if y0 >= y1 or x0 >= x1:
-        return 0
     first = a.mask[y0 - ay.start : y1 - ay.start, x0 - ax.start : x1 - ax.start]
     second = b.mask[y0 - by.start : y1 - by.start, x0 - bx.start : x1 - bx.start]
     return int(np.count_nonzero(first & second))
 
 
 def _overlaps(canvas: Canvas) -> list[list[Any]]:
-    out = []
-    for upper, patch in enumerate(canvas.patches):
-        for lower in range(upper):
-            shared = _overlap(canvas.patches[lower], patch)
-            if shared:
-                out.append([lower, upper, round(shared / canvas.patches[lower].total, 3)])
+    patches, out = canvas.patches, []
+    boxes = [(y.start, y.stop, x.start, x.stop) for y, x in (p.slices for p in patches)]
+    for upper, (top, bottom, left, right) in enumerate(boxes):
+        for lower, (y0, y1, x0, x1) in enumerate(boxes[:upper]):
+            if y0 < bottom and top < y1 and x0 < right and left < x1:
+                shared = _overlap(patches[lower], patches[upper])
+                if shared:
+                    out.append([lower, upper, round(shared / patches[lower].total, 3)])
     return out
 
 

@@ -15,6 +15,7 @@ from .scene import Scene, ShapeObject
 _BANK = 12  # background noises, light maps
 _BANK_SEED = 20_221_129
 _CROSS = np.ones((3, 3), np.uint8)
+_STEPS = np.linspace(0, 2, 256)[:, None]
 
 
 @lru_cache(maxsize=4)
@@ -140,10 +141,16 @@ def _draw_background(scene: Scene) -> np.ndarray:
         grain = 0.12 + 0.6 * bg['grain']
         index = cv2.addWeighted(base, 1 - grain, noise, grain, 0)
     palette = (np.array(bg['palette'], np.float32) * scene.effects['tint'])[:, ::-1]
-    at = np.linspace(0, 2, 256)
-    lut = np.stack([np.interp(at, (0, 1, 2), palette[:, i]) for i in range(3)], 1)
-    lut = np.clip(lut, 0, 255).astype(np.uint8)[:, None]
-    return cv2.applyColorMap(index, lut)
+    return cv2.applyColorMap(index, _colour_map(*palette))
+
+
+def _colour_map(low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(256, 1, 3) uint8: straight from the first of three colours to the second and the third."""
+    colours = np.concatenate(
+        [(middle - low) * _STEPS[:128] + low, (high - middle) * (_STEPS[128:] - 1) + middle]
+    )
+    colours[-1] = high
+    return colours.clip(0, 255).astype(np.uint8)[:, None]
 
 
 def _grey(rng: random.Random) -> tuple[int, int, int]:
@@ -230,7 +237,7 @@ def _draw_object(image: np.ndarray, obj: ShapeObject, patch: Patch, tint: list[f
         paint = cv2.blendLinear(_tone(obj.second_rgb, tint, shade), paint, share, 1 - share)
     alpha = patch.alpha.astype(np.float32) * (1 / 255)
     roi = image[rows, cols]
-    roi[...] = cv2.blendLinear(paint, roi, alpha, 1 - alpha)
+    cv2.blendLinear(paint, roi, alpha, 1 - alpha, dst=roi)
 
 
 def _apply_effects(image: np.ndarray, scene: Scene) -> np.ndarray:
