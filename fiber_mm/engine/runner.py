@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.distributed
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.runner import Runner
@@ -26,6 +27,7 @@ from .checkpoint import (
     what_fits,
     with_state_dict,
 )
+from .config_text import FormattedOnce
 
 _SEEDED_SAMPLERS = ('FiberInfiniteSampler', 'FiberEpochSampler')
 
@@ -41,7 +43,13 @@ class FiberRunner(Runner):
     - Checkpoints are written atomically.
     - Data sets behind our samplers are seeded per sample.
     - ``launcher='pytorch'`` works without a GPU (gloo).
+    - The config's text is formatted once, not for every checkpoint.
     """
+
+    def __init__(self, *args: Any, cfg: Config | None = None, **kwargs: Any) -> None:
+        if isinstance(cfg, Config):
+            cfg = FormattedOnce.of(cfg)
+        super().__init__(*args, cfg=cfg, **kwargs)
 
     # -- checkpoints --
 
