@@ -261,12 +261,13 @@ def test_released_retrieval_takes_a_step_and_is_tested(name, shapes_root, tmp_pa
 
 
 def test_the_nano_detector_can_start_from_nano_pretraining():
-    """The encoders of both have the same parameters."""
+    """The encoders of both have the same parameters, with the windows of one size."""
     shapes = []
     for name in ('pretrain/fiber_nano_1xb32_1k_shapes', 'fiber_nano_1xb8_demo_shapes'):
         model = get_config(name).model
         settings = model.get('backbone', model)
-        encoder = build_encoder(settings.swin, settings.roberta, settings.fusion)
+        swin = dict(settings.swin, window_size=5)  # the start's tables are resized
+        encoder = build_encoder(swin, settings.roberta, settings.fusion)
         # Norms of the output maps belong to the family, see docs/differences.md.
         shapes.append(
             {

@@ -35,7 +35,7 @@ test_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type='FiberLoadImage'),
-            dict(type='FiberSquareResize', size=160),
+            dict(type='FiberSquareResize', size=96),
             dict(type='FiberPackInputs'),
         ],
     ),

@@ -15,7 +15,7 @@ from fiber_mm.engine.launch import available_cores
 #: The config that the demo trains; everything else about the training is in it.
 CONFIG = 'fiber_nano_1xb8_demo_shapes'
 #: The config of the coarse stage, where there is one.
-COARSE_CONFIG = 'fiber_nano_demo_shapes'
+COARSE_CONFIG = 'pretrain/fiber_nano_1xb32_1k_shapes'
 WORK_DIR = Path('work_dirs/demo')
 
 #: Scores to reach, by their names in metrics.json, and what to call them.

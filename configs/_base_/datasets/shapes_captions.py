@@ -1,4 +1,4 @@
-# Captioned Shapes images in Karpathy's JSON; squares of 160 pixels. Validated on the images of val,
+# Captioned Shapes images in Karpathy's JSON; squares of 96 pixels. Validated on the images of val,
 # which stand as Karpathy's test split.
 data_root = 'data/shapes/'
 tokenizer = data_root + 'tokenizer'
@@ -6,13 +6,13 @@ shapes = dict(splits=dict(train=6000, val=1000), seed=0, image_size=256)
 
 pipeline = [
     dict(type='FiberLoadImage'),
-    dict(type='FiberSquareResize', size=160),
+    dict(type='FiberSquareResize', size=96),
     dict(type='FiberMaskTokens', tokenizer=tokenizer, max_tokens=40),
     dict(type='FiberPackImageText'),
 ]
 test_pipeline = [
     dict(type='FiberLoadImage'),
-    dict(type='FiberSquareResize', size=160),
+    dict(type='FiberSquareResize', size=96),
     dict(type='FiberPackImageText'),
 ]
 train_dataloader = dict(

@@ -1,5 +1,8 @@
 # FIBER-nano for coarse pre-training: the encoder of fiber_nano_grounding.py with the settings of
 # the coarse family, which the fine stage can start from. Images are read as there, in BGR.
+#
+# Words are not given local heads at the start, as there: with them the first token, which stands
+# for the caption in the contrast, sees its neighbours alone, and contrast does not begin to learn.
 model = dict(
     type='FiberPretrain',
     data_preprocessor=dict(
@@ -15,7 +18,9 @@ model = dict(
         embed_dim=32,
         depths=(1, 2, 2, 1),
         num_heads=(2, 4, 4, 8),
-        window_size=5,  # 160 pixels: maps of 40, 20, 10 and 5 tokens a side
+        window_size=6,  # 96 pixels: maps of 24, 12, 6 and 3 tokens a side
+        init_std=None,
+        local_init=True,
         shift_single_window=False,
         output_norms=(),
         final_norm=True,

@@ -11,7 +11,7 @@ optim_wrapper = dict(
             dict(contains='bias', decay_mult=0.0),
         ]
     ),
-    optimizer=dict(type='AdamW', lr=7e-4, betas=(0.9, 0.98), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.98), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [
