@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from fiber_mm.datasets.shards import FiberShardDataset, check_end, find_shards, read_shard
 from fiber_mm.datasets.writers import ShardWriter
 from fiber_mm.engine.data import samplers_of, start_at
+from fiber_mm.engine.launch import launch
 from fiber_mm.engine.runner import FiberRunner
 from fiber_mm.registry import TRANSFORMS
 
@@ -173,7 +174,12 @@ def test_epochs_that_are_known_are_not_read(written, monkeypatch):
 
 def batches(dataset, workers, start=0, count=20, batch_size=3):
     loader = DataLoader(
-        dataset, batch_size=batch_size, num_workers=workers, collate_fn=lambda batch: batch
+        dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=lambda batch: batch,
+        # In processes from a server, workers would be from one, too, and import everything.
+        multiprocessing_context='fork' if workers else None,
     )
     assert start_at(loader, start)
     out = []
@@ -204,6 +210,27 @@ def test_ranks_read_different_samples(written):
         assert batches(dataset, 2, 4, 3) == batches(dataset, 2, 0, 7)[4:]
     assert not seen[0] & seen[1]
     assert len(seen[0] | seen[1]) == 6
+
+
+def _texts_of_all_ranks(folder, count):
+    """Runs in each process of a group: the first samples of its loader with two workers."""
+    torch.distributed.init_process_group('gloo')
+    mine = [text for batch in batches(make(folder), 2, 0, count, 1) for text, _ in batch]
+    everyone = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    torch.distributed.destroy_process_group()
+    return everyone
+
+
+@pytest.mark.slow
+def test_two_ranks_with_two_workers_share_an_epoch(written, quick_launch):
+    dataset = make(written)
+    streams = [[p for u in dataset.units(0, i, 4) for p in dataset._read(u)] for i in range(4)]
+    count = 2 * min(map(len, streams))  # a loader asks its workers in turn
+    assert count >= 10
+    drawn = launch(_texts_of_all_ranks, written, count, processes=2)
+    assert [len(texts) for texts in drawn] == [count, count]
+    assert len(set(drawn[0] + drawn[1])) == 2 * count
 
 
 def test_augmentation_is_that_of_the_place(written):
