@@ -3,9 +3,9 @@
 #     python tools/make_shapes.py data/shapes --split train=6000,val=1000
 #     python tools/train.py configs/pretrain/fiber_nano_1xb32_1k_shapes.py
 #
-# Also the first stage of the demo (`tools/demo.py --coarse-steps N`) and of `tools/ablations.py`; the
-# fine stage has windows of 5: its start has the position-bias tables resized. Validated on 200 images
-# of val and their captions by the dual encoder, where chance is R@1 0.005.
+# Also the first stage of the demo (`tools/demo.py --coarse-steps N`) and of `tools/ablations.py`;
+# the fine stage has windows of 5: its start has the position-bias tables resized. Validated on 200
+# images of val and their captions by the dual encoder, where chance is R@1 0.005.
 _base_ = [
     '../_base_/models/fiber_nano_pretrain.py',
     '../_base_/datasets/shapes_captions.py',

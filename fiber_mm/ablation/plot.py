@@ -48,7 +48,8 @@ def plot_scores(
         axes.set_title(title, fontsize=9, loc='left')
         axes.set_yticks(range(len(variants)), list(variants.values()), fontsize=7)
         axes.set_ylim(len(variants) - 0.5, -0.5)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.06 * axes.get_xlim()[1])  # whole dots
+        axes.locator_params(axis='x', nbins=4)
         axes.tick_params(axis='x', labelsize=7)
         axes.grid(alpha=0.25)
         axes.spines[['top', 'right']].set_visible(False)
