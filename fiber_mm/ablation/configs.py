@@ -88,7 +88,6 @@ def _base(
     without_validation(cfg)
     move_paths(cfg, {cfg.data_root: settings.data})
     set_steps(cfg, steps or cfg.train_cfg.max_iters)
-    cfg.train_cfg.val_interval = cfg.train_cfg.max_iters + 1
     cfg.launcher = 'none'
     return cfg
 

@@ -12,8 +12,7 @@ class FormattedOnce(Config):
     """A config that remembers its formatted text as long as its content stays the same.
 
     mmengine formats the text with yapf whenever it is asked for: four times when a run starts and
-    once for every checkpoint. That takes one to three seconds each time, more than some
-    trainings have for fifty steps.
+    once for every checkpoint. For a config as long as the demo's that takes up to three seconds.
     """
 
     _texts: ClassVar[dict[str, str]] = {}

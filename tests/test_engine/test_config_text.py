@@ -53,6 +53,9 @@ def test_unformatted_stays_so(formatted):
     assert not formatted
 
 
-def test_runner_keeps_it(tmp_path):
+def test_a_run_formats_its_config_once(tmp_path, formatted):
     runner = FiberRunner.from_cfg(toy.config(tmp_path))
     assert isinstance(runner.cfg, FormattedOnce)
+    runner.train()
+    assert list(tmp_path.glob('iter_*.pth'))
+    assert len(formatted) == 1
