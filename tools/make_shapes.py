@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         choices=FORMATS,
-        help='captioned images also as arrow tables or tar shards; added to a folder that is there',
+        help='further files of captioned images; added to a folder that is there',
     )
     parser.add_argument('--workers', type=int, help='processes (default: one per core)')
     parser.add_argument(

@@ -1,7 +1,9 @@
-"""Files of captioned images, made of a finished folder: Karpathy's JSON, arrow tables, tar shards.
+"""Files of captioned images, made of a finished folder.
 
-They have the detailed captions of :mod:`fiber_mm.shapes.captions`. Each file appears under its name
-only when it is complete, and one that is there is kept.
+Karpathy's JSON, arrow tables and tar shards have the detailed captions of
+:mod:`fiber_mm.shapes.captions`; those of Flickr30k and Visual Genome the captions and expressions
+of the grounding files. Each file appears under its name only when it is complete, and one that is
+there is kept.
 """
 
 from __future__ import annotations
@@ -9,15 +11,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from fiber_mm.datasets.writers import INDEX, ArrowWriter, ShardWriter, import_pyarrow
 
-from .formats import karpathy
-from .scene import is_train, scene_from_dict
+from .formats import entities, karpathy, visual_genome
+from .scene import Scene, is_train, scene_from_dict
 
-#: What is written on demand, beside Karpathy's JSON.
-FORMATS = ('arrow', 'shards')
+#: What is written on demand, beside Karpathy's JSON of COCO.
+FORMATS = ('arrow', 'shards', 'flickr30k', 'entities', 'vg')
 PER_SHARD = 100
 
 
@@ -45,43 +50,82 @@ def write_caption_files(folder: Path, splits: Sequence[str], formats: Sequence[s
 
     Returns: whether anything had to be written.
     """
-    splits = sorted(splits)
-    todo = [(_write_json, folder / path) for path in dict.fromkeys(map(karpathy.path_of, splits))]
-    if 'arrow' in formats:
-        for path in sorted({p for split in splits for p in _tables(split).values()}):
-            todo.append((_write_arrow, folder / path))
-    if 'shards' in formats:
-        todo += [(_write_shards, folder / 'shards' / split / INDEX) for split in splits]
     written = False
-    for write, path in todo:
+    for path, write in _files(folder, sorted(splits), formats):
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(folder, splits, path)
+            write(path)
             written = True
     return written
 
 
-def _rows(folder: Path, splits: Sequence[str], keep: Callable[[str], bool]) -> Iterator[dict]:
-    """Karpathy's entries of some splits."""
-    for split in filter(keep, splits):
+_Write = Callable[[Path], None]
+
+
+def _files(
+    folder: Path, splits: Sequence[str], formats: Sequence[str]
+) -> Iterator[tuple[Path, _Write]]:
+    """All files, each with what writes it."""
+    yield from _karpathy_files(folder, splits, 'coco', karpathy.image_row)
+    if 'flickr30k' in formats:
+        yield from _karpathy_files(folder, splits, 'flickr30k', karpathy.flickr_row)
+    if 'arrow' in formats:
+        for name in sorted({name for split in splits for name in _tables(split).values()}):
+            own = [split for split in splits if name in _tables(split).values()]
+            yield folder / name, partial(_write_arrow, folder, own)
+    for split in splits:
+        if 'shards' in formats:
+            yield folder / 'shards' / split / INDEX, partial(_write_shards, folder, split)
+        if 'entities' in formats:
+            listed = folder / entities.FOLDER / f'{split}.txt'
+            yield listed, partial(_write_entities, folder, split)
+        if 'vg' in formats:
+            for name, row in visual_genome.ROWS.items():
+                write = partial(_write_json, folder, [split], row, '[', ']\n')
+                yield folder / name.format(split), write
+
+
+def _scenes(folder: Path, splits: Sequence[str]) -> Iterator[Scene]:
+    for split in splits:
         with (folder / f'scenes_{split}.jsonl').open(encoding='utf-8') as lines:
             for line in lines:
-                yield karpathy.image_row(scene_from_dict(json.loads(line)))
+                yield scene_from_dict(json.loads(line))
 
 
-def _write_json(folder: Path, splits: Sequence[str], path: Path) -> None:
-    name = str(path.relative_to(folder))
-    partial = path.with_name(f'.{path.name}.partial')
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name when it is complete."""
+    unfinished = path.with_name(f'.{path.name}.partial')
     try:
-        with partial.open('w', encoding='utf-8') as out:
-            out.write('{"dataset":"coco",\n"images":[')
-            rows = _rows(folder, splits, lambda split: karpathy.path_of(split) == name)
-            for i, row in enumerate(rows):
-                out.write((',\n' if i else '\n') + json.dumps(row, separators=(',', ':')))
-            out.write(']}\n')
-        os.replace(partial, path)
+        with unfinished.open('w', encoding='utf-8') as out:
+            yield out
+        os.replace(unfinished, path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_json(
+    folder: Path,
+    splits: Sequence[str],
+    row: Callable[[Scene], dict],
+    start: str,
+    end: str,
+    path: Path,
+) -> None:
+    with _whole(path) as out:
+        out.write(start)
+        for i, scene in enumerate(_scenes(folder, splits)):
+            out.write((',\n' if i else '\n') + json.dumps(row(scene), separators=(',', ':')))
+        out.write(end)
+
+
+def _karpathy_files(
+    folder: Path, splits: Sequence[str], dataset: str, row: Callable[[Scene], dict]
+) -> Iterator[tuple[Path, _Write]]:
+    start = f'{{"dataset":"{dataset}",\n"images":['
+    for name in dict.fromkeys(karpathy.path_of(split, dataset) for split in splits):
+        own = [split for split in splits if karpathy.path_of(split, dataset) == name]
+        yield folder / name, partial(_write_json, folder, own, row, start, ']}\n')
 
 
 def _tables(split: str) -> dict[str, str]:
@@ -94,18 +138,27 @@ def _tables(split: str) -> dict[str, str]:
 def _write_arrow(folder: Path, splits: Sequence[str], path: Path) -> None:
     name = str(path.relative_to(folder))
     with ArrowWriter(path) as writer:
-        for row in _rows(folder, splits, lambda split: name in _tables(split).values()):
+        for row in map(karpathy.image_row, _scenes(folder, splits)):
             if _tables(row['filepath'])[row['split']] == name:
                 image, captions = _content(folder, row)
                 writer.add(image, captions, row['filename'], row['split'])
 
 
-def _write_shards(folder: Path, splits: Sequence[str], path: Path) -> None:
-    split = path.parent.name
+def _write_shards(folder: Path, split: str, path: Path) -> None:
     with ShardWriter(path.parent, split, PER_SHARD) as writer:
-        for row in _rows(folder, splits, split.__eq__):
+        for row in map(karpathy.image_row, _scenes(folder, [split])):
             image, captions = _content(folder, row)
             writer.add(Path(row['filename']).stem, image, captions, row['cocoid'])
+
+
+def _write_entities(folder: Path, split: str, path: Path) -> None:
+    for name in ('Annotations', 'Sentences'):
+        (path.parent / name).mkdir(exist_ok=True)
+    with _whole(path) as listed:  # last, so that it says that all are there
+        for scene in _scenes(folder, [split]):
+            for name, content in entities.files(scene).items():
+                (path.parent / name).write_bytes(content)
+            listed.write(f'{Path(scene.file_name).stem}\n')
 
 
 def _content(folder: Path, row: dict) -> tuple[bytes, list[str]]:

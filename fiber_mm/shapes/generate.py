@@ -21,7 +21,7 @@ from tqdm import tqdm
 from . import formats
 from . import vocabulary as V
 from .annotate import annotate
-from .caption_files import FORMATS, check_formats, write_caption_files
+from .caption_files import check_formats, write_caption_files
 from .formats import entities, lvis, odvg
 from .language import speak
 from .relations import View
@@ -31,7 +31,7 @@ from .tokenizer import write_tokenizer
 
 VERSION = 1  # raised whenever the same settings would give other files
 _CHUNK = 25
-_TAKEN = ('annotations', 'tokenizer', entities.FOLDER, *FORMATS)
+_TAKEN = ('annotations', 'tokenizer', 'arrow', 'shards', entities.FOLDER)
 _MAX_IMAGES = 1_000_000  # ids of splits do not overlap up to here
 
 
@@ -84,19 +84,15 @@ def _work(job: tuple[str, int, str, int, int, int]) -> tuple[int, dict, list]:
     categories = []
     for index in range(start, stop):
         scene, jpeg, view = _make_scene(seed, split, index, image_size)
-        files = {f'{split}/{scene.file_name}': jpeg, **entities.files(scene)}
-        for name, content in files.items():
-            with open(f'{folder}/{name}', 'wb') as out:
-                out.write(content)
+        with open(f'{folder}/{split}/{scene.file_name}', 'wb') as out:
+            out.write(jpeg)
         made = formats.scene_rows(scene, view)
         for key, values in made.items():
             rows.setdefault(key, []).extend(values)
         found = made[lvis.PATH.format(split), 'annotations']
         categories.append([a['category_id'] for a in found])
     texts = {
-        (path, section): '\n'.join(values)
-        if path.endswith('.txt')
-        else _dump_rows(values, _JOINT if section else '\n')
+        (path, section): _dump_rows(values, _JOINT if section else '\n')
         for (path, section), values in rows.items()
     }
     return stop - start, texts, categories
@@ -231,8 +227,7 @@ def _write_folder(
 ) -> None:
     for split in splits:
         (folder / split).mkdir(parents=True)
-    for name in ('annotations', f'{entities.FOLDER}/Annotations', f'{entities.FOLDER}/Sentences'):
-        (folder / name).mkdir(parents=True)
+    (folder / 'annotations').mkdir()
     sections = _Sections(folder)
     counts = {split: lvis.Counts() for split in splits}
     jobs = _jobs(folder, splits, seed, image_size)
@@ -314,8 +309,10 @@ def generate_shapes(
             only, others held-out ones too.
         seed: an image depends on seed, split, its index and ``image_size``, on nothing else.
         image_size: side of the images in pixels.
-        formats: captioned images also as ``'arrow'`` tables and tar ``'shards'``; may be asked for
-            later, and is then added to the folder.
+        formats: further files of captioned images, some of
+            :data:`~fiber_mm.shapes.caption_files.FORMATS`: ``'arrow'`` tables, tar ``'shards'``,
+            Karpathy's ``'flickr30k'``, Flickr30k ``'entities'``, Visual Genome (``'vg'``); may be
+            asked for later, and are then added to the folder.
         overwrite: replace a Shapes folder with other settings; any other folder is left alone.
         workers: processes; None takes one per core, for small jobs one.
         progress: show a progress bar.

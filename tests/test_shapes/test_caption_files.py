@@ -1,13 +1,20 @@
-"""Karpathy's JSON, arrow tables and shards open with the readers of the real ones."""
+"""Files of captioned images open with the readers of the real ones."""
 
 import json
+import re
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
 
-from fiber_mm.datasets import FiberArrowDataset, FiberKarpathyDataset, FiberShardDataset
+from fiber_mm.datasets import (
+    FiberArrowDataset,
+    FiberKarpathyDataset,
+    FiberShardDataset,
+    FiberVGCaptionDataset,
+)
 from fiber_mm.shapes import generate_shapes
-from fiber_mm.shapes.caption_files import write_caption_files
+from fiber_mm.shapes.caption_files import FORMATS, write_caption_files
 
 from .conftest import SEED, SPLITS
 from .test_generate import files_of, load_tool
@@ -19,7 +26,7 @@ PIPELINE = [{'type': 'FiberLoadImage'}, {'type': 'FiberPackImageText'}]
 def complete(tmp_path_factory):
     """With all formats from the start."""
     out = tmp_path_factory.mktemp('shapes') / 'data'
-    generate_shapes(out, SPLITS, SEED, workers=1, progress=False, formats=('arrow', 'shards'))
+    generate_shapes(out, SPLITS, SEED, workers=1, progress=False, formats=FORMATS)
     return out
 
 
@@ -82,6 +89,66 @@ def test_shards(complete):
         assert sorted(found) == sorted(texts(wanted))
 
 
+def test_flickr30k(complete, rows):
+    dataset = FiberKarpathyDataset(
+        'annotations/dataset_flickr30k.json', data_root=str(complete), split='test', per='image'
+    )
+    assert len(dataset) == SPLITS['val']
+    for i, scene in enumerate(rows['val']):
+        info = dataset.get_data_info(i)
+        assert info['image_id'] == scene['image_id']
+        assert info['img_path'] == str(complete / 'val' / scene['file_name'])
+        assert info['text'] == list(dict.fromkeys(c['text'] for c in scene['captions']))
+
+
+def test_visual_genome(complete, rows):
+    dataset = FiberVGCaptionDataset(
+        'annotations/region_descriptions_val.json',
+        data_root=str(complete),
+        image_data='annotations/image_data_val.json',
+        per='image',
+    )
+    assert len(dataset) == SPLITS['val']
+    path = complete / 'annotations' / 'region_descriptions_val.json'
+    for i, (row, scene) in enumerate(zip(json.loads(path.read_text()), rows['val'], strict=True)):
+        info = dataset.get_data_info(i)
+        assert info['img_path'] == str(complete / 'val' / scene['file_name'])
+        assert info['text'] == [region['phrase'] for region in row['regions']]
+        named = {(e['text'], tuple(scene['objects'][e['object']]['box']))
+                 for e in scene['expressions']}  # fmt: skip
+        regions = [(r['phrase'], (r['x'], r['y'], r['width'], r['height'])) for r in row['regions']]
+        assert named <= set(regions)
+        known = [tuple(o['box']) for o in scene['objects']]
+        assert all(box in known for _, box in regions)
+
+
+def entity_phrases(line: str) -> tuple[str, list[tuple[str, str]]]:
+    """Plain sentence and (entity id, phrase) pairs, as the Entities tools read them."""
+    found = re.findall(r'\[/EN#(\d+)/\w+ ([^\]]+)\]', line)
+    return re.sub(r'\[/EN#\d+/\w+ ([^\]]+)\]', r'\1', line), found
+
+
+def test_entities(complete, rows):
+    root = complete / 'flickr30k_entities'
+    listed = (root / 'val.txt').read_text().split()
+    assert listed == [s['file_name'][:-4] for s in rows['val']]
+    for stem, scene in zip(listed, rows['val']):
+        tree = ET.parse(root / 'Annotations' / f'{stem}.xml').getroot()
+        assert tree.find('filename').text == f'{stem}.jpg'
+        found: dict[str, list] = {}
+        for obj in tree.findall('object'):
+            box = [int(obj.find('bndbox').find(k).text) for k in ('xmin', 'ymin', 'xmax', 'ymax')]
+            found.setdefault(obj.find('name').text, []).append(box)
+        lines = (root / 'Sentences' / f'{stem}.txt').read_text().splitlines()
+        for line, caption in zip(lines, scene['captions'], strict=True):
+            text, phrases = entity_phrases(line)
+            assert text == caption['text']
+            for (entity, words), phrase in zip(phrases, caption['phrases'], strict=True):
+                assert words == phrase['phrase']
+                wanted = [scene['objects'][i]['box'] for i in phrase['objects']]
+                assert found[entity] == [[x + 1, y + 1, x + w, y + h] for x, y, w, h in wanted]
+
+
 def test_formats_are_added_later_and_change_nothing_else(folder, complete, tmp_path):
     out = tmp_path / 'data'
     generate_shapes(out, SPLITS, SEED, workers=1, progress=False)
@@ -92,9 +159,9 @@ def test_formats_are_added_later_and_change_nothing_else(folder, complete, tmp_p
     assert generate_shapes(out, SPLITS, SEED, progress=False)
     assert files_of(out) == before
     assert not generate_shapes(out, SPLITS, SEED, progress=False)
-    assert generate_shapes(out, SPLITS, SEED, progress=False, formats=['arrow', 'shards'])
+    assert generate_shapes(out, SPLITS, SEED, progress=False, formats=list(FORMATS))
     assert files_of(out) == files_of(complete)
-    assert not generate_shapes(out, SPLITS, SEED, progress=False, formats=['shards', 'arrow'])
+    assert not generate_shapes(out, SPLITS, SEED, progress=False, formats=FORMATS[::-1])
     assert {k: v for k, v in files_of(out).items() if k in before} == before
 
 
@@ -119,14 +186,16 @@ def test_interruption_leaves_no_half_file(folder, tmp_path, monkeypatch):
     for split in SPLITS:
         name = f'scenes_{split}.jsonl'
         (tmp_path / name).write_text((folder / name).read_text())
-    for formats in ((), ('arrow',), ('shards',)):
+    for formats in ((), *((name,) for name in FORMATS)):
         with pytest.raises(OSError, match='No space left'):
             write_caption_files(tmp_path, list(SPLITS), formats)
     assert [p for p in tmp_path.rglob('*') if p.is_file() and 'scenes' not in p.name] == []
 
 
 def test_unknown_format(tmp_path, capsys):
-    with pytest.raises(ValueError, match='unknown formats .*there are arrow, shards'):
+    with pytest.raises(
+        ValueError, match='unknown formats .*there are arrow, shards, flickr'
+    ):
         generate_shapes(tmp_path / 'data', {'val': 2}, formats=['parquet'])
     main, out = load_tool().main, str(tmp_path / 'data')
     assert main([out, '--split', 'val=2', '--workers', '1', '--formats', 'arrow']) == 0

@@ -2,7 +2,6 @@
 
 import json
 import re
-import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -132,33 +131,6 @@ def test_refcoco(folder, rows, name):
         key = info['img_path'].split('/')[-1], info['text']
         assert [o['bbox'] for o in info['instances']] == [known[key]]
         assert name != 'refcoco+' or not places.search(info['text'])
-
-
-def entity_phrases(line: str) -> tuple[str, list[tuple[str, str]]]:
-    """Plain sentence and (entity id, phrase) pairs, as the Entities tools read them."""
-    found = re.findall(r'\[/EN#(\d+)/\w+ ([^\]]+)\]', line)
-    return re.sub(r'\[/EN#\d+/\w+ ([^\]]+)\]', r'\1', line), found
-
-
-def test_entities(folder, rows):
-    root = folder / 'flickr30k_entities'
-    listed = (root / 'val.txt').read_text().split()
-    assert listed == [s['file_name'][:-4] for s in rows['val']]
-    for stem, scene in zip(listed, rows['val']):
-        tree = ET.parse(root / 'Annotations' / f'{stem}.xml').getroot()
-        assert tree.find('filename').text == f'{stem}.jpg'
-        found: dict[str, list] = {}
-        for obj in tree.findall('object'):
-            box = [int(obj.find('bndbox').find(k).text) for k in ('xmin', 'ymin', 'xmax', 'ymax')]
-            found.setdefault(obj.find('name').text, []).append(box)
-        lines = (root / 'Sentences' / f'{stem}.txt').read_text().splitlines()
-        for line, caption in zip(lines, scene['captions'], strict=True):
-            text, phrases = entity_phrases(line)
-            assert text == caption['text']
-            for (entity, words), phrase in zip(phrases, caption['phrases'], strict=True):
-                assert words == phrase['phrase']
-                wanted = [boxes(scene)[i] for i in phrase['objects']]
-                assert found[entity] == [[x + 1, y + 1, x2, y2] for x, y, x2, y2 in wanted]
 
 
 @pytest.mark.parametrize('split', list(SPLITS))

@@ -2,8 +2,9 @@
 
 Each module turns one scene into rows of the files it writes: ``rows(scene)`` returns
 ``{(path, section): [row, ...]}`` with ``path`` relative to the folder; ``section`` is the key of
-a list in a JSON file, or '' for a JSON-lines or text file. Ids are derived from the image id, so
-rows do not depend on one another and can be made in any order.
+a list in a JSON file, or '' for a JSON-lines file. Ids are derived from the image id, so rows do
+not depend on one another and can be made in any order. Those of ``entities`` and
+``visual_genome`` are written on demand (:mod:`fiber_mm.shapes.caption_files`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any
 
 from ..relations import View
 from ..scene import Scene
-from . import coco, entities, karpathy, lvis, mdetr, odvg
+from . import coco, entities, karpathy, lvis, mdetr, odvg, visual_genome
 
 Rows = dict[tuple[str, str], list[Any]]
-_FORMATS = (coco, lvis, odvg, mdetr, entities)
+_FORMATS = (coco, lvis, odvg, mdetr)
 
 
 def scene_rows(scene: Scene, view: View | None = None) -> Rows:
@@ -37,4 +38,14 @@ def headers(split: str) -> dict[str, dict[str, Any]]:
     return {**coco.headers(split), **mdetr.headers(split), **karpathy.headers(split)}
 
 
-__all__ = ['coco', 'entities', 'headers', 'karpathy', 'lvis', 'mdetr', 'odvg', 'scene_rows']
+__all__ = [
+    'coco',
+    'entities',
+    'headers',
+    'karpathy',
+    'lvis',
+    'mdetr',
+    'odvg',
+    'scene_rows',
+    'visual_genome',
+]

@@ -51,16 +51,11 @@ def _xml(scene: Scene, ids: dict[tuple[int, ...], int]) -> str:
     return '\n'.join([*lines, '</annotation>', ''])
 
 
-def rows(scene: Scene) -> dict[tuple[str, str], list[Any]]:
-    """The line of the split's image list; the two files come from `files`."""
-    return {(f'{FOLDER}/{scene.split}.txt', ''): [scene.file_name[:-4]]}
-
-
 def files(scene: Scene) -> dict[str, bytes]:
-    """Path -> content of the two files of one image."""
+    """Path below ``FOLDER`` -> content of the two files of one image."""
     ids, stem = _entities(scene), scene.file_name[:-4]
     sentences = '\n'.join(_sentence(c, ids) for c in scene.captions) + '\n'
     return {
-        f'{FOLDER}/Annotations/{stem}.xml': _xml(scene, ids).encode(),
-        f'{FOLDER}/Sentences/{stem}.txt': sentences.encode(),
+        f'Annotations/{stem}.xml': _xml(scene, ids).encode(),
+        f'Sentences/{stem}.txt': sentences.encode(),
     }

@@ -1,4 +1,5 @@
-"""Karpathy's captions, as for COCO: ``annotations/dataset_coco.json``, with detailed captions.
+"""Karpathy's captions: ``annotations/dataset_coco.json``, with detailed captions, and on demand
+``dataset_flickr30k.json``, with the five captions that the grounding files have.
 
 The original trains on Karpathy's train + val and evaluates on test. So every tenth training image
 stands as ``val``, and the Shapes split ``val``, with its held-out classes, as ``test``. Any other
@@ -16,10 +17,10 @@ from ..scene import Scene, is_train
 _VAL_EVERY = 10
 
 
-def path_of(split: str) -> str:
+def path_of(split: str, dataset: str = 'coco') -> str:
     """The file that a Shapes split is in."""
     own = '' if is_train(split) or split == 'val' else f'_{split}'
-    return f'annotations/dataset_coco{own}.json'
+    return f'annotations/dataset_{dataset}{own}.json'
 
 
 def karpathy_split(scene: Scene) -> str:
@@ -29,6 +30,15 @@ def karpathy_split(scene: Scene) -> str:
     return 'val' if scene.index % _VAL_EVERY == 0 else 'train'
 
 
+def _sentences(scene: Scene, captions: list[dict[str, Any]]) -> dict[str, Any]:
+    sentences = [
+        dict(tokens=caption['text'].replace(' .', '').split(), raw=caption['text'],
+             imgid=scene.image_id, sentid=scene.image_id * 10 + k, unseen=caption['unseen'])
+        for k, caption in enumerate(captions)
+    ]  # fmt: skip
+    return dict(sentids=[s['sentid'] for s in sentences], sentences=sentences)
+
+
 def image_row(scene: Scene, view: View | None = None) -> dict[str, Any]:
     """An entry of ``images``; sentences also have ``unseen``, whether a held-out class is named.
 
@@ -36,14 +46,18 @@ def image_row(scene: Scene, view: View | None = None) -> dict[str, Any]:
         scene: An annotated scene.
         view: A view of it, if there is one already.
     """
-    sentences = [
-        dict(tokens=caption['text'].replace(' .', '').split(), raw=caption['text'],
-             imgid=scene.image_id, sentid=scene.image_id * 10 + k, unseen=caption['unseen'])
-        for k, caption in enumerate(detailed_captions(scene, view))
-    ]  # fmt: skip
     return dict(filepath=scene.split, filename=scene.file_name, imgid=scene.image_id,
                 cocoid=scene.image_id, split=karpathy_split(scene),
-                sentids=[s['sentid'] for s in sentences], sentences=sentences)  # fmt: skip
+                **_sentences(scene, detailed_captions(scene, view)))  # fmt: skip
+
+
+def flickr_row(scene: Scene) -> dict[str, Any]:
+    """The same for Flickr30k, whose images all lie in one folder and have no ``cocoid``.
+
+    Those of Shapes lie in the folder of their split, with which the file's name begins.
+    """
+    return dict(filename=f'{scene.split}/{scene.file_name}', imgid=scene.image_id,
+                split=karpathy_split(scene), **_sentences(scene, scene.captions))  # fmt: skip
 
 
 def rows(scene: Scene, view: View | None = None) -> dict[tuple[str, str], list[Any]]:
