@@ -146,7 +146,9 @@ class Embedder:
 
     @torch.inference_mode()
     def match(self, images: Tensor, text: TextTrunk) -> np.ndarray:
-        """Probability that each image and a text match: (B,) float32, by the fused pass.
+        """Log-odds that each image and a text match: (B,) float32, by the fused pass.
+
+        Not the probability, which is 1 in fp32 from log-odds of 17 on: that would make ties.
 
         Args:
             images: (B, 3, S, S) uint8, BGR.
@@ -156,7 +158,8 @@ class Embedder:
         with self._autocast():
             fused = self.model.encoder.fuse(self._image_trunk(images), text.repeat(len(images)))
             logits = self.model.itm_score(self.model.joint(fused).pooled)
-        return logits.float().softmax(-1)[:, 1].cpu().numpy()
+        wrong, right = logits.float().unbind(-1)
+        return (right - wrong).cpu().numpy()
 
     def check_matching(self) -> None:
         """Raise an ImageIndexError if the model cannot tell whether image and text match."""

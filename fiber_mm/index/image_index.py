@@ -7,6 +7,7 @@ for hit in index.search('a red circle above two blue squares', k=5, rerank=50):
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -238,19 +239,28 @@ class ImageIndex:
     def _reranked(self, hits: Sequence[Hit], text: TextTrunk) -> list[Hit]:
         there = [hit for hit in hits if hit.problem != 'missing']
         files = self._files(self.root, [hit.path for hit in there])
-        ranked, rest = [], [hit for hit in hits if hit.problem == 'missing']
+        ranked: list[tuple[float, Hit]] = []
+        rest = [hit for hit in hits if hit.problem == 'missing']
         for number, batch in enumerate(files.batches(self.batch_size, self.workers)):
             own = there[number * self.batch_size :][: len(batch)]
             good = [i for i, pixels in enumerate(batch) if not isinstance(pixels, str)]
             if good:
-                scores = self.embedder.match(torch.stack([batch[i] for i in good]), text)
-                ranked += [replace(own[i], match=float(s)) for i, s in zip(good, scores)]
+                odds = self.embedder.match(torch.stack([batch[i] for i in good]), text)
+                ranked += [
+                    (float(x), replace(own[i], match=_probability(x))) for i, x in zip(good, odds)
+                ]
             rest += [replace(own[i], problem=x) for i, x in enumerate(batch) if isinstance(x, str)]
-        ranked.sort(key=lambda hit: (-hit.match, -hit.similarity, hit.path))
-        return ranked + sorted(rest, key=lambda hit: (-hit.similarity, hit.path))
+        ranked.sort(key=lambda pair: (-pair[0], -pair[1].similarity, pair[1].path))
+        rest.sort(key=lambda hit: (-hit.similarity, hit.path))
+        return [hit for _, hit in ranked] + rest
 
     def _files(self, root: str | Path, paths: Sequence[str]) -> ImageFiles:
         return ImageFiles(root, list(paths), self.embedder.transform)
+
+
+def _probability(log_odds: float) -> float:
+    """The logistic function, without overflow."""
+    return 0.5 * (1 + math.tanh(log_odds / 2))
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:

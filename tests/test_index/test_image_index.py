@@ -94,6 +94,18 @@ def test_reranking_is_that_of_single_pairs(index, photos, model):
     assert [hit.path for hit in shown] == ranked(wanted)[:2]
 
 
+def test_sure_matches_keep_their_order(index, photos, model, monkeypatch):
+    """By log-odds of 40 and 41 the probability is 1 in either case."""
+    odds = torch.linspace(40, 51, 12)
+    monkeypatch.setattr(
+        index.embedder, 'match', lambda images, text: odds[: len(images)].numpy().copy()
+    )
+    monkeypatch.setattr(index, 'batch_size', 12)
+    hits = index.search(TEXTS[2], k=12, rerank=12)
+    assert [hit.path for hit in hits] == ranked(cosines(model, photos, TEXTS[2]))[::-1]
+    assert {hit.match for hit in hits} == {1.0}
+
+
 def test_reranking_computes_each_trunk_once(index, model):
     calls = {'image': 0, 'text': 0}
 
