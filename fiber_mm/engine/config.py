@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 # Top-level keys with a meaning to mmengine, mmdet or fiber_mm beyond the runner's own arguments.
 _OTHER_KEYS = (
@@ -76,6 +77,8 @@ def explain_build_error(error: BaseException) -> str | None:
         return None
     key = found[2]
     built = _class_under_construction(error, key)
+    if built is None and found[1] == 'DataLoader':  # the runner builds it without a registry
+        built = DataLoader
     name = built.__name__ if built is not None else found[1]
     accepted = _accepted_keys(built) if built is not None else []
     near = difflib.get_close_matches(key, accepted, n=2)

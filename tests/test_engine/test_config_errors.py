@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from mmengine.registry import Registry
+from mmengine.runner import Runner
 
 from fiber_mm.engine import ConfigError, check_config, explain_build_error
 from fiber_mm.engine.config import known_keys
@@ -86,6 +87,15 @@ def test_the_class_in_the_config_is_named_not_its_base():
 def test_without_a_near_key_all_are_listed():
     error = build_error(SHAPES, dict(type='Circle', zzz=1))
     assert explain_build_error(error).endswith("unknown key 'zzz'; it accepts colour, radius")
+
+
+def test_mistyped_dataloader_key():
+    loader = dict(dataset=[1, 2], sampler=dict(type='DefaultSampler'), batch_sise=2)
+    with pytest.raises(TypeError) as error:
+        Runner.build_dataloader(loader)
+    text = explain_build_error(error.value)
+    assert text.startswith("config: DataLoader got an unknown key 'batch_sise'; did you mean ")
+    assert "'batch_size'" in text
 
 
 def test_other_errors_are_left_alone():
