@@ -30,18 +30,22 @@ def test_the_config_gets_the_settings(tmp_path):
     assert cfg.runner_type == 'FiberRunner'
 
 
-@pytest.mark.slow
-def test_the_whole_way(finished):
-    settings, metrics = finished
+def check_outcome(settings, metrics, *more_steps):
+    """The numbers of all steps in their file, and a report that stands alone."""
     assert json.loads(settings.metrics.read_text()) == metrics
     for name in TARGETS:
         assert 0 <= metrics[name] <= 1
-    coarse = {'coarse', 'evaluate_coarse'}
-    assert set(metrics['seconds']) == {'data', 'train', 'evaluate', 'report', 'total'} | coarse
+    steps = {'data', 'train', 'evaluate', 'report', 'total', *more_steps}
+    assert set(metrics['seconds']) == steps
     assert metrics['training']['iterations'] == 2
     html = settings.report.read_text()
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert html.count('<img') > 20
+
+
+@pytest.mark.slow
+def test_the_whole_way(finished):
+    check_outcome(*finished, 'coarse', 'evaluate_coarse')
 
 
 @pytest.mark.slow
@@ -56,16 +60,9 @@ def test_the_second_time_everything_but_the_report_is_there_already(finished, co
 def test_from_the_beginning_without_a_coarse_stage(copied):
     settings = copied(coarse_steps=0, processes=1)
     metrics = run_demo(settings)
-    assert json.loads(settings.metrics.read_text()) == metrics
-    for name in TARGETS:
-        assert 0 <= metrics[name] <= 1
-    assert set(metrics['seconds']) == {'data', 'train', 'evaluate', 'report', 'total'}
-    assert metrics['training']['iterations'] == 2
+    check_outcome(settings, metrics)
     assert 'coarse' not in metrics
     assert not settings.coarse_dir.exists()
-    html = settings.report.read_text()
-    assert not re.search(r'(src|href)="(?!data:)', html)
-    assert html.count('<img') > 20
 
 
 @pytest.mark.slow
