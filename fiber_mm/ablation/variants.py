@@ -116,7 +116,8 @@ VARIANTS: dict[str, Variant] = {
         title='fine stage from the coarse checkpoint',
         group='coarse-to-fine',
         against='scratch',
-        about='Coarse stage with all three losses and hard negatives, then the fine stage.',
+        about='Coarse stage with all three losses and hard negatives, whose gates start at 1, then '
+        'the fine stage, whose gates start where the coarse stage left them.',
     ),
     'gates_shut': Variant(
         title='gates shut',
@@ -126,12 +127,12 @@ VARIANTS: dict[str, Variant] = {
         fine_gates_fixed=True,
         fresh_gates=True,
     ),
-    'gates_open': Variant(
-        title='gates open at the start',
+    'gates_fresh': Variant(
+        title='gates at 0 anew',
         group='gates',
         against='coarse',
-        about='As "coarse"; in the fine stage the gates start at 1 and learn.',
-        fine_fusion={'gate_init': 1.0},
+        about='As "coarse"; in the fine stage the gates start at 0, not at the values of the coarse '
+        'checkpoint, and learn.',
         fresh_gates=True,
     ),
     'scratch_gates_shut': Variant(
@@ -178,6 +179,14 @@ VARIANTS: dict[str, Variant] = {
         against='coarse',
         about='Contrast and matching.',
         coarse=_fewer_losses('itc', 'itm'),
+    ),
+    'gates_from_zero': Variant(
+        title='gates start at 0',
+        group='fusion',
+        against='coarse',
+        about='The gates start at 0 in the coarse stage, too, as in the paper, whose encoders were '
+        'trained before.',
+        encoder={'fusion.gate_init': 0.0},
     ),
     'ungated': Variant(
         title='ungated fusion',

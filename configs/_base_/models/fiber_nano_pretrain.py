@@ -3,6 +3,8 @@
 #
 # Words are not given local heads at the start, as there: with them the first token, which stands
 # for the caption in the contrast, sees its neighbours alone, and contrast does not begin to learn.
+# Gates start open: from 0, which is meant for encoders that were trained before, they hardly open
+# in some hundred steps, and masked words and matching see nothing of the image.
 model = dict(
     type='FiberPretrain',
     data_preprocessor=dict(
@@ -37,6 +39,6 @@ model = dict(
         init_std=None,
         word_init_std=1.0,
     ),
-    fusion=dict(num_blocks=2, norm_i2t_query=True, fused_text_norm=False),
+    fusion=dict(num_blocks=2, norm_i2t_query=True, fused_text_norm=False, gate_init=1.0),
     joint_dim=96,
 )
