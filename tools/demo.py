@@ -1,8 +1,8 @@
 """The whole way from nothing to a report, or a trained model on your own images.
 
-    python tools/demo.py                      data, training, evaluation, pictures, report
-    python tools/demo.py --coarse-steps 1000  the same, trained on captions first
-    python tools/demo.py --resume             go on where an interrupted demo stopped
+    python tools/demo.py            data, both stages of training, evaluation, pictures, report
+    python tools/demo.py --resume   go on where an interrupted demo stopped
+    python tools/demo.py --coarse-steps 3000 --steps 6000   the same with longer trainings
     python tools/demo.py --image photo.jpg --text "red circle . blue square"
     python tools/demo.py --image photo.jpg --text "a small star above two rings"
 
@@ -25,6 +25,7 @@ import fiber_mm  # noqa: F401  (registers everything)
 from fiber_mm.demo.own_images import ground_files, load_model
 from fiber_mm.demo.settings import (
     COARSE_CONFIG,
+    COARSE_STEPS,
     CONFIG,
     TARGETS,
     TITLES,
@@ -58,9 +59,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     whole.add_argument(
         '--coarse-steps',
         type=int,
-        default=0,
+        default=COARSE_STEPS,
         metavar='N',
-        help='train on captions first, for so many steps; default 0: not at all',
+        help='steps of the coarse stage, training on captions; 0: without it; default %(default)s',
+    )
+    whole.add_argument(
+        '--steps',
+        type=int,
+        metavar='N',
+        help="steps of the fine stage, training on boxes and phrases; default: the config's",
     )
     whole.add_argument(
         '--coarse-config', default=COARSE_CONFIG, help=f'config of that; default {COARSE_CONFIG}'
@@ -91,6 +98,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('--image and --text belong together')
     if not args.image and (args.checkpoint or args.tokens_positive or args.out):
         parser.error('--checkpoint, --tokens-positive and --out need --image and --text')
+    if args.steps is not None and args.steps < 1:
+        parser.error(f'--steps must be 1 or more, got {args.steps}')
     if args.coarse_steps < 0:
         parser.error(f'--coarse-steps must be 0 or more, got {args.coarse_steps}')
     if args.tokens_positive:
@@ -120,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         resume=args.resume,
         cfg_options=args.cfg_options,
         processes=args.processes,
+        steps=args.steps,
         coarse_steps=args.coarse_steps,
         coarse_config=args.coarse_config,
     )

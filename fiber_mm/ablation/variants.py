@@ -131,8 +131,8 @@ VARIANTS: dict[str, Variant] = {
         title='gates at 0 anew',
         group='gates',
         against='coarse',
-        about='As "coarse"; in the fine stage the gates start at 0, not at the values of the coarse '
-        'checkpoint, and learn.',
+        about='As "coarse"; in the fine stage the gates start at 0, not where the coarse stage '
+        'left them, and learn.',
         fresh_gates=True,
     ),
     'scratch_gates_shut': Variant(

@@ -14,8 +14,9 @@ from fiber_mm.engine.launch import available_cores
 
 #: The config that the demo trains; everything else about the training is in it.
 CONFIG = 'fiber_nano_1xb8_demo_shapes'
-#: The config of the coarse stage, where there is one.
+#: The config of the coarse stage, where there is one, and its steps: what twelve minutes allow.
 COARSE_CONFIG = 'pretrain/fiber_nano_1xb32_1k_shapes'
+COARSE_STEPS = 250
 WORK_DIR = Path('work_dirs/demo')
 
 #: Scores to reach, by their names in metrics.json, and what to call them.
@@ -45,6 +46,7 @@ class DemoSettings:
         cfg_options: Settings that override the config's.
         processes: How many processes share training and evaluation; None: as many of 4, 2, 1 as
             there are cores, and one where there is a GPU.
+        steps: Steps of the training; None keeps the config's. Schedules are stretched with it.
         coarse_steps: Steps of pre-training on captions, whose weights start the training; 0 leaves
             that stage out, and what the report says of it.
         coarse_config: Path or name of the config of that stage; ``cfg_options`` are not for it.
@@ -56,14 +58,17 @@ class DemoSettings:
     resume: bool = False
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
     processes: int | None = None
-    coarse_steps: int = 0
+    steps: int | None = None
+    coarse_steps: int = COARSE_STEPS
     coarse_config: str = COARSE_CONFIG
 
     def __post_init__(self) -> None:
         if self.coarse_steps < 0:
             raise ValueError(f'coarse_steps must be 0 or more, got {self.coarse_steps}')
-        if self.processes is not None and self.processes < 1:
-            raise ValueError(f'processes must be at least 1, got {self.processes}')
+        for name in ('steps', 'processes'):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f'{name} must be at least 1, got {value}')
 
     @property
     def process_count(self) -> int:

@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from fiber_mm.engine.config import check_config
 from fiber_mm.shapes.generate import generate_shapes
 
-from .adapt import read_config
+from .adapt import read_config, set_steps
 from .coarse import check_resumed, coarse_config, train_coarse
 from .coarse_evaluation import evaluate_coarse
 from .evaluation import evaluate
@@ -27,7 +27,7 @@ DATA = dict(splits=dict(train=4000, val=500), seed=0, image_size=256)
 
 
 def run_demo(settings: DemoSettings) -> dict[str, Any]:
-    """Make data, train (on captions first, where that is wanted), evaluate, draw.
+    """Make data, train (on captions first, unless that is not wanted), evaluate, draw.
 
     Args:
         settings: See :class:`DemoSettings`.
@@ -76,6 +76,8 @@ def clear(settings: DemoSettings) -> None:
 def training_config(settings: DemoSettings) -> Config:
     """The config with what the settings say."""
     cfg = read_config(settings.config)
+    if settings.steps:
+        set_steps(cfg, settings.steps)
     if settings.cfg_options:
         cfg.merge_from_dict(dict(settings.cfg_options))
     check_config(cfg)

@@ -27,11 +27,11 @@ def test_with_its_own_number_of_steps_a_config_stays_as_it_is(name):
 def test_schedules_follow_the_steps():
     cfg = get_config(CONFIG)
     warm_up, cosine = cfg.param_scheduler
-    assert cfg.train_cfg.max_iters == 2000
-    set_steps(cfg, 500)
-    assert cfg.train_cfg.max_iters == 500
-    assert (warm_up.begin, warm_up.end) == (0, 12)
-    assert (cosine.begin, cosine.end, cosine.T_max) == (50, 500, 450)
+    assert cfg.train_cfg.max_iters == 900
+    set_steps(cfg, 450)
+    assert cfg.train_cfg.max_iters == 450
+    assert (warm_up.begin, warm_up.end) == (0, 25)
+    assert (cosine.begin, cosine.end, cosine.T_max) == (100, 450, 350)
     set_steps(cfg, 2)
     # There are losses to draw, and there is a checkpoint.
     assert cfg.default_hooks.logger.interval == cfg.default_hooks.checkpoint.interval == 2
@@ -57,7 +57,7 @@ def test_the_shortest_warm_up_reaches_the_rate():
 
 def test_a_schedule_without_an_end_gets_none():
     cfg = get_config(CONFIG)
-    cfg.param_scheduler = [dict(type='CosineAnnealingLR', T_max=2000, by_epoch=False)]
+    cfg.param_scheduler = [dict(type='CosineAnnealingLR', T_max=900, by_epoch=False)]
     set_steps(cfg, 500)
     assert cfg.param_scheduler == [dict(type='CosineAnnealingLR', T_max=500, by_epoch=False)]
 

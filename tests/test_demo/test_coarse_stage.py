@@ -30,7 +30,7 @@ def test_the_coarse_config_gets_the_data_of_the_fine_one(tmp_path):
 
 
 def test_another_coarse_stage_is_no_resumption(tmp_path):
-    settings = DemoSettings(work_dir=tmp_path, resume=True)
+    settings = DemoSettings(work_dir=tmp_path, resume=True, coarse_steps=0)
     record = StepRecord(tmp_path / 'steps.json', fresh=True)
     check_resumed(dataclasses.replace(settings, coarse_steps=5), record)  # nothing was begun
     record.finish('train', 1.0, {})
@@ -47,6 +47,8 @@ def test_another_coarse_stage_is_no_resumption(tmp_path):
 def test_negative_steps_are_refused():
     with pytest.raises(ValueError, match='coarse_steps must be 0 or more, got -1'):
         DemoSettings(coarse_steps=-1)
+    with pytest.raises(ValueError, match='steps must be at least 1, got 0'):
+        DemoSettings(steps=0)
 
 
 def test_places_of_a_search():

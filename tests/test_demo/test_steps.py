@@ -21,6 +21,12 @@ def test_finished_steps_are_remembered(tmp_path):
     assert not StepRecord(path, fresh=True).done('data')
 
 
+def test_a_training_of_another_length(tmp_path):
+    cfg = training_config(DemoSettings(work_dir=tmp_path, steps=50))
+    assert cfg.train_cfg.max_iters == 50
+    assert cfg.param_scheduler[-1].end == 50
+
+
 def test_the_config_gets_the_settings(tmp_path):
     settings = DemoSettings(work_dir=tmp_path, seed=7, cfg_options={'train_cfg.max_iters': 3})
     cfg = training_config(settings)

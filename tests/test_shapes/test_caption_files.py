@@ -193,9 +193,7 @@ def test_interruption_leaves_no_half_file(folder, tmp_path, monkeypatch):
 
 
 def test_unknown_format(tmp_path, capsys):
-    with pytest.raises(
-        ValueError, match='unknown formats .*there are arrow, shards, flickr'
-    ):
+    with pytest.raises(ValueError, match='unknown formats .*there are arrow, shards, flickr'):
         generate_shapes(tmp_path / 'data', {'val': 2}, formats=['parquet'])
     main, out = load_tool().main, str(tmp_path / 'data')
     assert main([out, '--split', 'val=2', '--workers', '1', '--formats', 'arrow']) == 0

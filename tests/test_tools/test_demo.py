@@ -23,9 +23,12 @@ def test_spans_are_read(demo):
     assert args.text == ['a cat']
 
 
-def test_the_coarse_stage_is_left_out_by_default(demo):
-    assert demo.parse_args([]).coarse_steps == 0
-    assert demo.parse_args(['--coarse-steps', '7']).coarse_steps == 7
+def test_both_stages_by_default_and_their_lengths(demo):
+    args = demo.parse_args([])
+    assert args.coarse_steps > 0
+    assert args.steps is None
+    args = demo.parse_args(['--coarse-steps', '7', '--steps', '9'])
+    assert (args.coarse_steps, args.steps) == (7, 9)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,7 @@ def test_the_coarse_stage_is_left_out_by_default(demo):
             ['--image', 'a', '--text', 'b', '--classes', '--tokens-positive', '[[[0, 1]]]'],
             'exclude each other',
         ),
+        (['--steps', '0'], '--steps must be 1 or more, got 0'),
         (['--coarse-steps', '-1'], '--coarse-steps must be 0 or more, got -1'),
     ],
 )

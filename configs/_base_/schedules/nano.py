@@ -4,9 +4,9 @@
 # before classes can be told apart; box and centerness outputs start near 0. Offsets and attention
 # of the tower stay calm until there is something to look at. Random word vectors are good codes
 # from the start, so the text encoder learns slowly.
-iterations = 2000
+iterations = 900
 
-train_cfg = dict(type='FiberIterTrainLoop', max_iters=iterations, val_interval=500)
+train_cfg = dict(type='FiberIterTrainLoop', max_iters=iterations, val_interval=300)
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='FiberOptimWrapperConstructor',
