@@ -31,7 +31,7 @@ def test_schedules_follow_the_steps():
     set_steps(cfg, 450)
     assert cfg.train_cfg.max_iters == 450
     assert (warm_up.begin, warm_up.end) == (0, 25)
-    assert (cosine.begin, cosine.end, cosine.T_max) == (100, 450, 350)
+    assert (cosine.begin, cosine.end, cosine.T_max) == (338, 450, 112)
     set_steps(cfg, 2)
     # There are losses to draw, and there is a checkpoint.
     assert cfg.default_hooks.logger.interval == cfg.default_hooks.checkpoint.interval == 2
