@@ -3,9 +3,11 @@
 #     python tools/make_shapes.py data/shapes --split train=6000,val=1000
 #     python tools/test.py configs/grounding/fiber_nano_heatmap_shapes.py WEIGHTS.pth
 #
-# WEIGHTS.pth are those of configs/pretrain/fiber_nano_1xb32_1k_shapes.py. The gradient-weighted
-# maps: --cfg-options model.method=gradient model.blocks=all. Reported are the pointing game and
-# boxes made of the maps, each beside what chance reaches: docs/heatmaps.md. Not measured yet.
+# WEIGHTS.pth are those of configs/pretrain/fiber_nano_1xb32_1k_shapes.py. The maps are those of
+# words looking at the image in the first fused pair, where the image has 6 x 6 cells; in the last
+# it has 3 x 3. The gradient-weighted ones: --cfg-options model.method=gradient model.blocks=all
+# model.direction=both. Reported are the pointing game and boxes made of the maps, each beside what
+# chance reaches: docs/heatmaps.md.
 _base_ = [
     '../_base_/models/fiber_nano_pretrain.py',
     '../_base_/coarse_runtime.py',
@@ -18,8 +20,8 @@ model = dict(
     type='FiberHeatmapModel',
     model=_base_.model,
     method='attention',
-    blocks='last',
-    direction='both',
+    blocks=[0],
+    direction='t2i',
 )
 test_dataloader = dict(
     batch_size=32,
