@@ -1,4 +1,4 @@
-# A few minutes on two cores: AdamW, warm-up, cosine decay.
+# A few minutes on two cores: AdamW, warm-up, decay in the last quarter.
 iterations = 1000
 
 train_cfg = dict(type='FiberIterTrainLoop', max_iters=iterations, val_interval=iterations + 1)
@@ -18,8 +18,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
     dict(
         type='CosineAnnealingLR',
-        T_max=iterations - 200,
-        begin=200,
+        T_max=iterations // 4,
+        begin=iterations - iterations // 4,
         end=iterations,
         eta_min_ratio=0.01,
         by_epoch=False,
