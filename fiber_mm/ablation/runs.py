@@ -96,7 +96,7 @@ def fine_run(
     if coarse is not None:
         start = folder / 'start.pth'
         source = weights_of(settings.coarse_dir(coarse, seed))
-        used = write_start(cfg, source, start, VARIANTS[name].fresh_gates)
+        used = write_start(cfg, source, start, not VARIANTS[name].kept_gates)
     made = run_training(cfg, settings.process_count, weights_of(folder), start)
     started = time.perf_counter()
     demo = DemoSettings(work_dir=folder, processes=settings.process_count)

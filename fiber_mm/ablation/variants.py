@@ -38,8 +38,8 @@ class Variant:
         coarse: Settings of the coarse config (``'model.losses'``, ...).
         fine_fusion: Settings of the encoder's fusion in the fine stage alone.
         coarse_gates_fixed, fine_gates_fixed: Whether the gates keep their start values in a stage.
-        fresh_gates: Whether the fine stage starts the gates at ``fusion.gate_init`` instead of at
-            the values of the coarse checkpoint.
+        kept_gates: Whether the fine stage starts the gates at the values of the coarse checkpoint
+            instead of at ``fusion.gate_init``.
     """
 
     title: str
@@ -52,10 +52,10 @@ class Variant:
     fine_fusion: Overrides = field(default_factory=dict)
     coarse_gates_fixed: bool = False
     fine_gates_fixed: bool = False
-    fresh_gates: bool = False
+    kept_gates: bool = False
 
     def __post_init__(self) -> None:
-        if not self.from_coarse and (self.coarse or self.coarse_gates_fixed or self.fresh_gates):
+        if not self.from_coarse and (self.coarse or self.coarse_gates_fixed or self.kept_gates):
             raise ValueError(f'{self.title!r} has settings of a coarse stage, but none')
         if self.group not in GROUPS:
             raise ValueError(f'{self.title!r}: unknown group {self.group!r}; want {list(GROUPS)}')
@@ -117,7 +117,7 @@ VARIANTS: dict[str, Variant] = {
         group='coarse-to-fine',
         against='scratch',
         about='Coarse stage with all three losses and hard negatives, whose gates start at 1, then '
-        'the fine stage, whose gates start where the coarse stage left them.',
+        'the fine stage, whose gates start at 0; both learn.',
     ),
     'gates_shut': Variant(
         title='gates shut',
@@ -125,15 +125,13 @@ VARIANTS: dict[str, Variant] = {
         against='coarse',
         about='As "coarse"; in the fine stage the gates are 0 and stay there.',
         fine_gates_fixed=True,
-        fresh_gates=True,
     ),
-    'gates_fresh': Variant(
-        title='gates at 0 anew',
+    'gates_kept': Variant(
+        title='gates of the coarse checkpoint',
         group='gates',
         against='coarse',
-        about='As "coarse"; in the fine stage the gates start at 0, not where the coarse stage '
-        'left them, and learn.',
-        fresh_gates=True,
+        about='As "coarse"; in the fine stage the gates start where the coarse stage left them.',
+        kept_gates=True,
     ),
     'scratch_gates_shut': Variant(
         title='from scratch, gates shut',

@@ -74,7 +74,7 @@ def train_coarse(cfg: Config, fine: Config, settings: DemoSettings) -> dict[str,
     settings.coarse_dir.mkdir(parents=True, exist_ok=True)
     keep_config(cfg, settings, settings.coarse_model_config)  # first: it says what was begun
     result = run_training(cfg, settings.process_count, settings.coarse_checkpoint)
-    start = write_start(fine, settings.coarse_checkpoint, settings.start)
+    start = write_start(fine, settings.coarse_checkpoint, settings.start, fresh_gates=True)
     return dict(config=settings.coarse_config, start=start, **result)
 
 
@@ -87,7 +87,8 @@ def write_start(
         fine: The fine stage's config, whose window the position-bias tables are resized to.
         source: The coarse weights.
         start: File to write.
-        fresh_gates: Whether the gates are left out, so that they start as the fine stage says.
+        fresh_gates: Whether the gates are left out, so that they start as the fine stage says. Open
+            ones slow FIBER-nano down there: what it learns first does not need the text.
 
     Returns:
         Numbers of weights ``used`` (among them ``resized`` ones), ``dropped`` and ``fresh``.

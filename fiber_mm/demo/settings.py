@@ -16,7 +16,7 @@ from fiber_mm.engine.launch import available_cores
 CONFIG = 'fiber_nano_1xb8_demo_shapes'
 #: The config of the coarse stage, where there is one, and its steps: what twelve minutes allow.
 COARSE_CONFIG = 'pretrain/fiber_nano_1xb32_1k_shapes'
-COARSE_STEPS = 250
+COARSE_STEPS = 200
 WORK_DIR = Path('work_dirs/demo')
 
 #: Scores to reach, by their names in metrics.json, and what to call them.

@@ -81,7 +81,7 @@ def test_every_variant_builds_models_that_fit_together(name, bases, tmp_path):
             gate.fill_(0.5)
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'coarse.pth')
     start_file = tmp_path / 'start.pth'
-    used = write_start(fine_cfg, tmp_path / 'coarse.pth', start_file, variant.fresh_gates)
+    used = write_start(fine_cfg, tmp_path / 'coarse.pth', start_file, not variant.kept_gates)
     found = torch.load(start_file, weights_only=True)['state_dict']
     assert (used['used'], used['used'] + used['dropped']) == (len(found), len(state))
     wrong = detector.load_state_dict(found, strict=False)
@@ -91,7 +91,7 @@ def test_every_variant_builds_models_that_fit_together(name, bases, tmp_path):
     # In the encoder only what the coarse stage has not: norms of the stages' outputs, gates.
     rest = [key for key in wrong.missing_keys if key.startswith('backbone.encoder')]
     assert all('image.norm' in key or 'alpha_' in key for key in rest)
-    expected = start if variant.fresh_gates else 0.5
+    expected = 0.5 if variant.kept_gates else start
     assert all(gate.item() == expected for gate in gates(detector).values())
 
 

@@ -26,7 +26,7 @@ def test_no_two_variants_are_the_same():
         ('scratch_gates_open', None),
         ('coarse', 'coarse'),
         ('gates_shut', 'coarse'),
-        ('gates_fresh', 'coarse'),
+        ('gates_kept', 'coarse'),
         ('random_negatives', 'random_negatives'),
         ('no_itc', 'no_itc'),
         ('gates_from_zero', 'gates_from_zero'),
