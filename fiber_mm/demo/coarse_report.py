@@ -101,7 +101,7 @@ def coarse_sections(metrics: dict[str, Any], settings: DemoSettings) -> dict[str
             paragraph(
                 'Where the fused blocks look for each phrase of a caption, after training on '
                 'captions alone. Light: much; the ring marks the peak, dashed boxes the truth. The '
-                'first caption of the first images. A map is as coarse as the grid of the last '
+                'first caption of the first images. A map is as coarse as the grid of the '
                 'fused block.',
                 soft=True,
             ),
@@ -220,7 +220,7 @@ def _numbers(metrics: dict[str, Any], settings: DemoSettings) -> str:
             f'each. Evaluated on the first {retrieval["images"]} validation images and their '
             f'{retrieval["captions"]} captions, phrases on one caption an image. Of the weights '
             f'the detector started from {start["used"]} ({start["resized"]} position-bias tables '
-            f'resized); {start["dropped"]} heads and norms of this stage were left behind, and '
+            f'resized); {start["dropped"]} heads, norms and gates were left behind, and '
             f'{start["fresh"]} weights of the detector were new.'
         ),
         table(['On validation images', 'Score', 'Chance'], rows),
