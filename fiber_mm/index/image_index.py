@@ -7,7 +7,6 @@ for hit in index.search('a red circle above two blue squares', k=5, rerank=50):
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -246,8 +245,10 @@ class ImageIndex:
             good = [i for i, pixels in enumerate(batch) if not isinstance(pixels, str)]
             if good:
                 odds = self.embedder.match(torch.stack([batch[i] for i in good]), text)
+                shares = torch.from_numpy(odds).sigmoid()
                 ranked += [
-                    (float(x), replace(own[i], match=_probability(x))) for i, x in zip(good, odds)
+                    (x, replace(own[i], match=share))
+                    for i, x, share in zip(good, odds.tolist(), shares.tolist())
                 ]
             rest += [replace(own[i], problem=x) for i, x in enumerate(batch) if isinstance(x, str)]
         ranked.sort(key=lambda pair: (-pair[0], -pair[1].similarity, pair[1].path))
@@ -256,11 +257,6 @@ class ImageIndex:
 
     def _files(self, root: str | Path, paths: Sequence[str]) -> ImageFiles:
         return ImageFiles(root, list(paths), self.embedder.transform)
-
-
-def _probability(log_odds: float) -> float:
-    """The logistic function, without overflow."""
-    return 0.5 * (1 + math.tanh(log_odds / 2))
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
