@@ -87,8 +87,8 @@ def write_start(
         fine: The fine stage's config, whose window the position-bias tables are resized to.
         source: The coarse weights.
         start: File to write.
-        fresh_gates: Whether the gates are left out, so that they start as the fine stage says. Open
-            ones slow FIBER-nano down there: what it learns first does not need the text.
+        fresh_gates: Whether the gates are left out, so that they start as the fine stage says. From
+            scratch, open ones slowed FIBER-nano down there.
 
     Returns:
         Numbers of weights ``used`` (among them ``resized`` ones), ``dropped`` and ``fresh``.
