@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from fiber_mm.engine.config import check_config
+from fiber_mm.engine.config import ConfigError, check_config
 from fiber_mm.shapes.generate import generate_shapes
 
 from .adapt import read_config, set_steps
@@ -41,6 +41,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     record = StepRecord(settings.work_dir / 'steps.json', fresh=not settings.resume)
     cfg = training_config(settings)
     check_resumed(settings, record)
+    check_same_steps(settings, cfg)
     _step(record, 'data', lambda: make_data(cfg))
     if settings.coarse_steps:
         coarse = coarse_config(settings, cfg)
@@ -84,6 +85,27 @@ def training_config(settings: DemoSettings) -> Config:
     return prepare(cfg, settings.train_dir, settings.seed, settings.resume)
 
 
+def check_same_steps(settings: DemoSettings, cfg: Config) -> None:
+    """Refuse to go on with another length of the fine stage than the one that was begun.
+
+    Args:
+        settings: Of the demo.
+        cfg: From :func:`training_config`.
+
+    Raises:
+        ConfigError: says with how many steps it was begun.
+    """
+    if not settings.model_config.is_file():
+        return
+    begun = Config.fromfile(str(settings.model_config)).train_cfg.max_iters
+    if begun != cfg.train_cfg.max_iters:
+        raise ConfigError(
+            f'the demo in {settings.work_dir} was begun with {begun} steps of the fine stage and '
+            f'cannot go on with {cfg.train_cfg.max_iters}: give --steps {begun}, or start anew '
+            'without --resume'
+        )
+
+
 def make_data(cfg: Config) -> dict[str, Any]:
     """Generate the Shapes images, or find them complete."""
     data = {**DATA, **cfg.get('shapes', {})}
@@ -100,9 +122,8 @@ def make_data(cfg: Config) -> dict[str, Any]:
 def train(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
     """Train by the runner that ``tools/train.py`` uses; keep the weights and what they need."""
     start = settings.start if settings.coarse_steps else None
-    result = run_training(cfg, settings.process_count, settings.checkpoint, start)
-    keep_config(cfg, settings, settings.model_config)
-    return result
+    keep_config(cfg, settings, settings.model_config)  # first: it says what was begun
+    return run_training(cfg, settings.process_count, settings.checkpoint, start)
 
 
 def _step(record: StepRecord, name: str, action: Callable[[], dict[str, Any]]) -> None:

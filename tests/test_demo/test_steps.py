@@ -7,8 +7,8 @@ import torch
 
 from fiber_mm.demo.coarse import coarse_config, train_coarse
 from fiber_mm.demo.settings import TARGETS, DemoSettings, StepRecord
-from fiber_mm.demo.steps import run_demo, train, training_config
-from fiber_mm.engine import load_checkpoint_file
+from fiber_mm.demo.steps import check_same_steps, run_demo, train, training_config
+from fiber_mm.engine import ConfigError, load_checkpoint_file
 
 
 def test_finished_steps_are_remembered(tmp_path):
@@ -25,6 +25,17 @@ def test_a_training_of_another_length(tmp_path):
     cfg = training_config(DemoSettings(work_dir=tmp_path, steps=50))
     assert cfg.train_cfg.max_iters == 50
     assert cfg.param_scheduler[-1].end == 50
+
+
+def test_a_training_of_another_length_is_no_resumption(tmp_path):
+    settings = DemoSettings(work_dir=tmp_path, resume=True, steps=50)
+    cfg = training_config(settings)
+    check_same_steps(settings, cfg)  # nothing was begun
+    settings.model_config.write_text('train_cfg = dict(max_iters=20)')
+    with pytest.raises(ConfigError, match='begun with 20 steps.*go on with 50: give --steps 20'):
+        check_same_steps(settings, cfg)
+    settings.model_config.write_text('train_cfg = dict(max_iters=50)')
+    check_same_steps(settings, cfg)
 
 
 def test_the_config_gets_the_settings(tmp_path):
