@@ -95,12 +95,14 @@ def test_model_builds_without_network(name):
         model = MODELS.build(cfg.model)
     assert sum(p.numel() for p in model.parameters()) > 1e5
     if name.startswith('grounding/fiber_swin-b'):
-        encoder = model.backbone.encoder.cfg
+        holder = model if 'heatmap' in name else model.backbone
+        encoder = holder.encoder.cfg
         assert encoder.swin.depths == (2, 2, 18, 2)
         assert encoder.roberta.num_layers == 12
         assert encoder.fusion.num_blocks == 6
-        # Families: v3 before and for referring expressions, v2 for all else.
-        assert encoder.fusion.norm_i2t_query == ('refcoco' in name or 'refexp' in name)
+        # Families: v3 before and for referring expressions, v2 for all else; coarse as v3.
+        v3 = any(part in name for part in ('refcoco', 'refexp', 'heatmap'))
+        assert encoder.fusion.norm_i2t_query == v3
 
 
 def test_mistyped_keys_are_named():
@@ -258,6 +260,28 @@ def test_released_retrieval_takes_a_step_and_is_tested(name, shapes_root, tmp_pa
     protocol = 'itc' if 'itc' in name else 'itm'
     assert metrics.keys() == {f'{protocol}/{key}' for key in (
         'TR@1', 'TR@5', 'IR@1', 'IR@5', 'mean_recall')}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_heatmaps_of_the_released_size_are_evaluated(shapes_root, tmp_path):  # noqa: F811
+    cfg = get_config('fiber_swin-b_heatmap_flickr30k')
+    for node in nodes(cfg._cfg_dict):
+        if 'tokenizer' in node:
+            node['tokenizer'] = str(shapes_root / 'tokenizer')
+        if node.get('type') == 'FiberMDETRDataset':
+            node.update(data_root=str(shapes_root), ann_file=shapes_file(node).format('val'))
+            node.update(data_prefix=dict(img='val/'), indices=2)
+        if node.get('type') == 'FiberSquareResize':
+            node['size'] = 96
+    cfg.model.model.swin.window_size = 3
+    cfg.model.model.roberta.vocab_size = vocabulary(shapes_root)
+    cfg.model.model.fusion.gate_init = 1.0  # shut ones let no gradient through
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
+    metrics = RUNNERS.build(cfg).test()
+    for split in ('val', 'test'):
+        assert metrics[f'{split}/heatmap/no_peak'] == 0
+        assert 0 < metrics[f'{split}/heatmap/pointing_chance'] < 0.5
 
 
 def test_the_nano_detector_can_start_from_nano_pretraining():
