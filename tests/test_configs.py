@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner
 from shapes_fixture import shapes_root  # noqa: F401
 
 from fiber_mm.config_lookup import config_names, get_config
@@ -260,6 +261,18 @@ def test_released_retrieval_takes_a_step_and_is_tested(name, shapes_root, tmp_pa
     protocol = 'itc' if 'itc' in name else 'itm'
     assert metrics.keys() == {f'{protocol}/{key}' for key in (
         'TR@1', 'TR@5', 'IR@1', 'IR@5', 'mean_recall')}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ['eval_flickr30k', 'finetune_16xb1_20e_refcocoplus'])
+def test_texts_of_an_image_are_evaluated_together(name, shapes_root):  # noqa: F811
+    cfg = on_shapes(get_config(f'fiber_swin-b_{name}'), shapes_root, 'val', 618)
+    init_default_scope('mmdet')
+    loader = Runner.build_dataloader(cfg.test_dataloader)
+    batches = [[sample.img_path for sample in batch['data_samples']] for batch in loader]
+    assert len(batches) == len(loader)
+    assert all(len(set(batch)) == 1 and len(batch) <= 5 for batch in batches)
+    assert sum(map(len, batches)) == len(loader.dataset)
+    assert len(batches) < len(loader.dataset) / 2
 
 
 @pytest.mark.slow

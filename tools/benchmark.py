@@ -2,12 +2,14 @@
 
     python tools/benchmark.py detect [--precision bf16] [--runs 5] [--against plain]
     python tools/benchmark.py detect_chunks
+    python tools/benchmark.py detect_captions
     python tools/benchmark.py train_step
     python tools/benchmark.py pretrain_step
     python tools/benchmark.py itm_rerank
 
 detect         one image of 800x1056, one prompt of 80 classes in 256 tokens, to final boxes
 detect_chunks  one image of 480x640, four such prompts that share the image trunk
+detect_captions  one image of 480x640, five captions in one batch, as in an evaluation of phrases
 train_step     one image of 800x1056: loss, backward and optimiser step
 pretrain_step  two pairs of 384x384 and 40 tokens: the losses of coarse pre-training and their
                backward, negatives from the batch; pretrain_step_queue: from a queue of 4,096
@@ -18,7 +20,8 @@ resident set of a fresh process that does nothing else (on a GPU: largest alloca
 peak_gflops: the faster of torch.mm and a 1x1 convolution in the same process at the same
 precision; fraction: share of it that the model reaches, its operations counted by formula. The
 line before it holds the rest: those operations (tflop), the device, detect_chunks beside its
-first chunk alone (ratio_to_one_chunk). With --against plain, a second process takes turns with the
+first chunk alone (ratio_to_one_chunk), detect_captions beside one call for each caption
+(ratio_to_one_by_one). With --against plain, a second process takes turns with the
 first: torchvision's deformable convolution, F.linear, attention written out, every use of an image
 encoded anew, fp32; speedup is the median ratio of neighbouring runs. See docs/performance.md.
 """

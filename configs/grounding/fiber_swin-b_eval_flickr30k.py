@@ -14,11 +14,12 @@ _base_ = [
 model = dict(data_preprocessor=dict(skip_faulty_phrases=True))
 splits = ('val', 'test')
 test_dataloader = dict(
-    batch_size=1,
+    batch_size=5,  # texts of one image
     num_workers=2,
     persistent_workers=True,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
+    batch_sampler=dict(type='FiberSameImageBatchSampler'),
     dataset=dict(
         type='ConcatDataset',
         datasets=[

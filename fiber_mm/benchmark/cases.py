@@ -29,7 +29,7 @@ class Spec:
     """One measurement.
 
     Args:
-        case: 'detect', 'detect_chunks' or 'train_step'.
+        case: A name in :data:`CASES`, or one of the coarse stage.
         precision: 'fp32', or 'bf16' under autocast.
         device: Where it runs.
         size: (height, width) of the image; None takes the case's own.
@@ -150,6 +150,33 @@ def detect_case(spec: Spec, size: tuple[int, int], chunks: int) -> Case:
     return Case(run, flops, dict(one_chunk=lambda: run(1)) if chunks > 1 else {})
 
 
+def captions_case(spec: Spec, size: tuple[int, int], captions: int) -> Case:
+    """Captions of one image, in one batch; beside it the same one by one."""
+    model = build_model(spec).eval()
+    size = spec.size or size
+    image, sample = make_image(spec, size)
+    vocab = model.backbone.encoder.cfg.roberta.vocab_size
+    samples = []
+    for i in range(captions):
+        prompt = class_prompt(range(4), i, vocab).to(spec.device)  # as many phrases
+        samples.append(DetDataSample(metainfo=dict(sample.metainfo, img_path='one.jpg')))
+        samples[-1].prompts = [prompt]
+    images = image.repeat(captions, 1, 1, 1)
+
+    @torch.inference_mode()
+    def predict(batch: Tensor, of: list[DetDataSample]) -> list[DetDataSample]:
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'):
+            return model.predict(batch, of)
+
+    def one_by_one() -> list[DetDataSample]:
+        return [predict(image, [each])[0] for each in samples]
+
+    with torch.no_grad():
+        trained_scores(model, image, samples[0])
+    flops = detector_flops(model, *size, len(samples[0].prompts[0]), captions)
+    return Case(lambda: predict(images, samples), flops, dict(one_by_one=one_by_one))
+
+
 def train_case(spec: Spec, size: tuple[int, int]) -> Case:
     """One image: loss, backward, clipping and AdamW."""
     model = build_model(spec).train()
@@ -183,5 +210,6 @@ def train_case(spec: Spec, size: tuple[int, int]) -> Case:
 CASES: dict[str, Callable[[Spec], Case]] = dict(
     detect=functools.partial(detect_case, size=(800, 1056), chunks=1),
     detect_chunks=functools.partial(detect_case, size=(480, 640), chunks=4),
+    detect_captions=functools.partial(captions_case, size=(480, 640), captions=5),
     train_step=functools.partial(train_case, size=(800, 1056)),
 )

@@ -96,7 +96,8 @@ def serve(connection: Connection, spec: Spec, threads: int | None) -> None:
         calls = dict(case.beside, run=case.run)
         for call in calls.values():
             call()  # warm
-        connection.send(dict(flops=case.flops, threads=torch.get_num_threads()))
+        about = dict(flops=case.flops, threads=torch.get_num_threads(), beside=list(case.beside))
+        connection.send(about)
         while (order := connection.recv()) != 'stop':
             if order == 'peak':
                 connection.send(peak_gflops(spec.precision, spec.device))
@@ -159,7 +160,8 @@ def compare(spec: Spec, runs: int, against_plain: bool, threads: int | None = No
     plain = None
     if against_plain:
         plain = Worker(dataclasses.replace(spec, plain=True, precision='fp32'), threads)
-    names = ['run', 'one_chunk'] if spec.case == 'detect_chunks' else ['run']
+    beside = worker.about['beside']
+    names = ['run', *beside]
     seconds: dict[str, list[float]] = {name: [] for name in (*names, 'plain')}
     peaks = []
     for _ in range(runs):
@@ -182,9 +184,9 @@ def compare(spec: Spec, runs: int, against_plain: bool, threads: int | None = No
         tflop=round(worker.about['flops'] / 1e12, 4),
         device=spec.device,
     )
-    if 'one_chunk' in median:
-        report['seconds_one_chunk'] = round(median['one_chunk'], 4)
-        report['ratio_to_one_chunk'] = _ratio(seconds['run'], seconds['one_chunk'])
+    for name in beside:
+        report[f'seconds_{name}'] = round(median[name], 4)
+        report[f'ratio_to_{name}'] = _ratio(seconds['run'], seconds[name])
     if plain:
         report['plain_seconds'] = round(median['plain'], 4)
         report['speedup'] = _ratio(seconds['plain'], seconds['run'])

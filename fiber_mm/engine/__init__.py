@@ -14,6 +14,7 @@ from .data import (
     FiberAspectRatioBatchSampler,
     FiberEpochSampler,
     FiberInfiniteSampler,
+    FiberSameImageBatchSampler,
     FiberSeededDataset,
 )
 from .hooks import FiberCheckpointHook, FiberEarlyStoppingHook
@@ -43,6 +44,7 @@ __all__ = [
     'FiberRetrievalTestLoop',
     'FiberRetrievalValLoop',
     'FiberRunner',
+    'FiberSameImageBatchSampler',
     'FiberSeededDataset',
     'available_cores',
     'check_config',

@@ -241,6 +241,60 @@ class FiberAspectRatioBatchSampler(Sampler):
             yield [sampler.seeded(order[place], epoch, int(place)) for place in batch]
 
 
+@DATA_SAMPLERS.register_module()
+class FiberSameImageBatchSampler(Sampler):
+    """Batches of neighbouring samples of one image, for evaluating captions and expressions.
+
+    A detector or heatmap model encodes the image of such a batch once (``encode_once`` in
+    ``fiber_mm/models/utils/repeats.py``), and since all images of a batch have one size, none is padded: the
+    numbers are those of batches of one. The data set must list the samples of an image one after
+    the other, as MDETR's files do; what lies apart goes into batches of its own. On several ranks,
+    to which samples are dealt out in turn, fewer share a batch.
+
+    Args:
+        sampler: With an order that stays, such as ``DefaultSampler(shuffle=False)``. Its data set
+            knows ``get_data_info(index)['img_path']``.
+        batch_size: Most samples per batch.
+        drop_last: Must be False; there so that mmengine's loaders can give it.
+    Raises:
+        ValueError: For a sampler that shuffles, or sizes below 1.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False) -> None:
+        if getattr(sampler, 'shuffle', False):
+            raise ValueError(
+                'FiberSameImageBatchSampler needs an order that stays: set shuffle=False in '
+                f'{type(sampler).__name__}'
+            )
+        if drop_last:
+            raise ValueError('drop_last=True would leave out samples of an evaluation')
+        if batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, got {batch_size}')
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self._batches: list[list[int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self._all()
+
+    def _all(self) -> list[list[int]]:
+        if self._batches is None:
+            get_info = self.sampler.dataset.get_data_info
+            runs = itertools.groupby(self.sampler, lambda index: get_info(index)['img_path'])
+            self._batches = [
+                batch for _, run in runs for batch in _pieces(list(run), self.batch_size)
+            ]
+        return self._batches
+
+
+def _pieces(items: list[int], size: int) -> list[list[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def _portrait_flags(dataset: Any) -> np.ndarray:
     """(N,) bool: height / width >= 1, the original's two groups."""
     flags = np.zeros(len(dataset), dtype=bool)

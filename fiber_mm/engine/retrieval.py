@@ -46,6 +46,8 @@ class RetrievalEvaluation:
         text_batch_size: captions encoded at once.
         pair_batch_size: pairs fused at once.
         fp16: autocast, as mmengine's loops have it (bf16 on a CPU).
+        candidates: features of all images (I, D) and captions (T, D) of another model, whose best
+            are re-ranked; None takes the model's own.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class RetrievalEvaluation:
         text_batch_size: int = 64,
         pair_batch_size: int = 64,
         fp16: bool = False,
+        candidates: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.model, self.loader, self.gallery, self.cache = model, loader, gallery, cache
         self.parts = tuple(parts)
@@ -70,6 +73,7 @@ class RetrievalEvaluation:
         self.text_blocks = list(torch.arange(len(gallery.texts)).split(text_batch_size))
         self.owner = gallery.image_of_text.to(self.device)
         self.my_blocks = range(self.rank, len(self.image_blocks), self.world)
+        self.candidates = candidates and tuple(part.to(self.device) for part in candidates)
 
     # -- protocols --
 
@@ -93,7 +97,14 @@ class RetrievalEvaluation:
     @cached_property
     def contrast_ranks(self) -> tuple[Tensor, Tensor]:
         """Ranks by the dual encoder; see :meth:`ranks`."""
-        return self.full_ranks(self.similarity_rows)
+        return self._ranks_by(self.features)
+
+    def _ranks_by(self, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Ranks by the cosines of some features of all images (I, D) and captions (T, D)."""
+        images, texts = features
+        return self.full_ranks(
+            lambda number: images[self.image_blocks[number].to(self.device)] @ texts.t()
+        )
 
     def full_ranks(self, rows: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
         """Ranks by scores of all pairs, which are asked for twice, a block at a time.
@@ -115,7 +126,7 @@ class RetrievalEvaluation:
 
     def reranked(self, topk: int) -> tuple[Tensor, Tensor]:
         """Ranks by the dual encoder, whose first ``topk`` are ordered anew by matching."""
-        images, texts = self.features
+        images, texts = self.candidates or self.features
         captions, pictures = min(topk, len(texts)), min(topk, len(images))
         size = block_size(self.loader)
         # Of all images and captions, on every rank: a product of matrices is cheap.
@@ -141,18 +152,13 @@ class RetrievalEvaluation:
             scores = self.pair_scores(number, pairs, f'itm_rerank-{topk}')
             image_scores[block] = scores[torch.searchsorted(pairs, wanted)]
             text_scores.view(-1)[place[here]] = scores[torch.searchsorted(pairs, found)]
-        before = self.contrast_ranks
+        before = self._ranks_by(self.candidates) if self.candidates else self.contrast_ranks
         own = self.owner[for_image] == torch.arange(len(images), device=self.device)[:, None]
         image_ranks = reranked(self._sum(image_scores), own, before[0])
         own = for_text == self.owner[:, None]
         return image_ranks, reranked(self._sum(text_scores), own, before[1])
 
     # -- scores --
-
-    def similarity_rows(self, number: int) -> Tensor:
-        """Cosines of a block of images with all captions, (images of it, T)."""
-        images, texts = self.features
-        return images[self.image_blocks[number].to(self.device)] @ texts.t()
 
     def matching_rows(self, number: int) -> Tensor:
         """Scores of a block of images with all captions by matching, on the host."""

@@ -19,6 +19,7 @@ from fiber_mm.registry import LOOPS
 from .block_cache import BlockCache, digest, model_digest
 from .gallery import Gallery
 from .retrieval import PROTOCOLS, RetrievalEvaluation, block_size
+from .retrieval_features import load_features, save_features
 
 if TYPE_CHECKING:
     from fiber_mm.models.multimodal import FiberMultimodal
@@ -45,6 +46,13 @@ class RetrievalLoop:
         spill_dir: Where a temporary folder is made for that; None: the system's place.
         cache_dir: Folder that keeps all of it: a killed evaluation goes on where it was. Each rank
             has a folder of its own there. One of another model or of other data is refused.
+        features_out: File that gets the dual encoder's features of all images and captions.
+        candidates_from: Such a file, written by another model for the same data: ``itm_rerank``
+            orders the best by its cosines, and the model needs no head of contrast for it. The
+            released weights for contrast and for matching are two checkpoints.
+    Raises:
+        ValueError: for settings that do not go together or are out of range.
+        TypeError: for a model or an evaluator of another kind.
     """
 
     def __init__(
@@ -60,6 +68,8 @@ class RetrievalLoop:
         memory_budget: int = 8 * 2**30,
         spill_dir: str | None = None,
         cache_dir: str | None = None,
+        features_out: str | None = None,
+        candidates_from: str | None = None,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         self.protocols = (protocols,) if isinstance(protocols, str) else tuple(protocols)
@@ -77,12 +87,31 @@ class RetrievalLoop:
         self.rerank_topk = rerank_topk
         self.text_batch_size, self.pair_batch_size = text_batch_size, pair_batch_size
         self.memory_budget, self.spill_dir, self.cache_dir = memory_budget, spill_dir, cache_dir
+        self.features_out, self.candidates_from = features_out, candidates_from
+        if candidates_from and 'itm_rerank' not in self.protocols:
+            raise ValueError(
+                "candidates_from is for the protocol 'itm_rerank', which is not among "
+                f'{self.protocols}'
+            )
+        if features_out and 'features' not in self._parts():
+            raise ValueError(
+                f'features_out needs a protocol that has features of the model: {self.protocols} '
+                "has none, add 'itc'"
+            )
         self._model()
         if any(isinstance(metric, RetrievalRecall) for metric in self.evaluator.metrics):
             raise TypeError(
                 "mmpretrain's RetrievalRecall wants the scores of all candidates with every query: "
                 'use FiberRetrievalRecall, which works on the ranks that this loop finds'
             )
+
+    def _parts(self) -> set[str]:
+        """What is needed of every encoded image and caption, ``features``, ``trunk``."""
+        return {part for protocol in self.protocols for part in self._parts_of(protocol)}
+
+    def _parts_of(self, protocol: str) -> tuple[str, ...]:
+        foreign = protocol == 'itm_rerank' and self.candidates_from
+        return tuple(p for p in PROTOCOLS[protocol] if not (foreign and p == 'features'))
 
     def _model(self) -> FiberMultimodal:
         """The model without wrappers.
@@ -108,7 +137,7 @@ class RetrievalLoop:
                 f'data_preprocessor, got {type(model.data_preprocessor).__name__}'
             )
         for protocol in self.protocols:
-            parts = PROTOCOLS[protocol]
+            parts = self._parts_of(protocol)
             for part, name, there in (
                 ('features', 'contrast', model.has_contrast),
                 ('trunk', 'matching', model.has_matching),
@@ -133,12 +162,18 @@ class RetrievalLoop:
             f'protocols {", ".join(self.protocols)}'
         )
         queries = 0
+        candidates = None
+        if self.candidates_from:
+            candidates = load_features(self.candidates_from, gallery)
         with self._cache(model, gallery) as cache:
-            parts = {part for protocol in self.protocols for part in PROTOCOLS[protocol]}
             work = RetrievalEvaluation(
-                model, self.dataloader, gallery, cache, sorted(parts),
-                self.text_batch_size, self.pair_batch_size, self.fp16,
+                model, self.dataloader, gallery, cache, sorted(self._parts()),
+                self.text_batch_size, self.pair_batch_size, self.fp16, candidates,
             )  # fmt: skip
+            if self.features_out:
+                features = work.features
+                if rank == 0:
+                    save_features(self.features_out, *features, gallery)
             for protocol in self.protocols:
                 ranks = work.ranks(protocol, self.rerank_topk)
                 for direction, values, ids in zip(

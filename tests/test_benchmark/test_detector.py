@@ -20,7 +20,7 @@ def spec(case, **settings):
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
-@pytest.mark.parametrize('name', ['detect', 'detect_chunks', 'train_step'])
+@pytest.mark.parametrize('name', ['detect', 'detect_chunks', 'detect_captions', 'train_step'])
 def test_cases_run(name, precision):
     case = CASES[name](spec(name, precision=precision))
     case.run()
@@ -36,6 +36,15 @@ def test_the_plain_formulation_finds_the_same_boxes():
     assert len(ours) == 20
     torch.testing.assert_close(ours.scores, plainly.scores, rtol=1e-4, atol=1e-5)
     assert ours.labels.tolist() == plainly.labels.tolist()
+
+
+def test_captions_in_one_batch_find_what_each_finds_alone():
+    case = CASES['detect_captions'](spec('detect_captions'))
+    together, singly = case.run(), case.beside['one_by_one']()
+    assert len(together) == len(singly) == 5
+    for one, other in zip(together, singly):
+        one, other = one.pred_instances, other.pred_instances
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
 
 
 def test_a_prompt_of_80_classes_fills_less_than_256_tokens():

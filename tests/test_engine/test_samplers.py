@@ -9,12 +9,14 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler
 from torch.utils.data import DataLoader
 
 from fiber_mm.engine import (
     FiberAspectRatioBatchSampler,
     FiberEpochSampler,
     FiberInfiniteSampler,
+    FiberSameImageBatchSampler,
     FiberSeededDataset,
 )
 from fiber_mm.engine.data import SeededIndex, start_at
@@ -131,6 +133,42 @@ def test_square_images_count_as_high():
 
     sampler = FiberAspectRatioBatchSampler(FiberEpochSampler(Square(4), seed=0), 2)
     assert sampler.portrait.all()
+
+
+class Captions:
+    """Five captions of image a, one of b, three of c."""
+
+    paths = 'aaaaabccc'
+
+    def __len__(self):
+        return len(self.paths)
+
+    def get_data_info(self, index):
+        return dict(img_path=self.paths[index])
+
+
+def test_texts_of_an_image_share_a_batch():
+    sampler = FiberSameImageBatchSampler(DefaultSampler(Captions(), shuffle=False), 4)
+    assert len(sampler) == 4
+    assert list(sampler) == [[0, 1, 2, 3], [4], [5], [6, 7, 8]]
+    assert list(sampler) == [[0, 1, 2, 3], [4], [5], [6, 7, 8]], 'the next pass is the same'
+
+
+def test_texts_of_an_image_on_two_ranks(monkeypatch):
+    batches = []
+    for rank in range(2):
+        monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda r=rank: (r, 2))
+        batches.append(list(FiberSameImageBatchSampler(DefaultSampler(Captions(), False), 4)))
+    assert batches == [[[0, 2, 4], [6, 8]], [[1, 3], [5], [7], [0]]]
+
+
+def test_batches_of_texts_need_an_order_that_stays():
+    with pytest.raises(ValueError, match='set shuffle=False in DefaultSampler'):
+        FiberSameImageBatchSampler(DefaultSampler(Captions(), shuffle=True, seed=0), 4)
+    with pytest.raises(ValueError, match='at least 1, got 0'):
+        FiberSameImageBatchSampler(DefaultSampler(Captions(), shuffle=False), 0)
+    with pytest.raises(ValueError, match='leave out samples'):
+        FiberSameImageBatchSampler(DefaultSampler(Captions(), shuffle=False), 4, drop_last=True)
 
 
 def test_bad_samplers():

@@ -3,11 +3,12 @@ _base_ = './fiber_pipelines.py'
 data_root = 'data/flickr30k_entities/'
 
 val_dataloader = dict(
-    batch_size=1,
+    batch_size=5,  # texts of one image
     num_workers=2,
     persistent_workers=True,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
+    batch_sampler=dict(type='FiberSameImageBatchSampler'),
     dataset=dict(
         type='FiberMDETRDataset',
         data_root=data_root,

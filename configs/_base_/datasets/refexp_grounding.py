@@ -18,11 +18,12 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
+    batch_size=5,  # texts of one image
     num_workers=2,
     persistent_workers=True,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
+    batch_sampler=dict(type='FiberSameImageBatchSampler'),
     dataset=dict(
         type='FiberMDETRDataset',
         data_root=data_root,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fiber_mm.engine.checkpoint import refuse, weight_faults
 from fiber_mm.models.data_preprocessors.text import TokenizedPrompt
+from fiber_mm.models.utils.repeats import encode_once
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import ImageTrunk, TextTrunk
 
@@ -23,7 +24,8 @@ class FiberGrounder(SingleStageDetector):
     ``DetDataSample`` in and out. Every sample carries ``prompts``, the tokenised texts that
     :class:`FiberDataPreprocessor` makes of class lists, captions with spans or free captions.
     A class list that needs several prompts shares one image trunk, and the candidates of all
-    of them compete in one top-k and one NMS.
+    of them compete in one top-k and one NMS. In prediction neighbours in a batch that are the same
+    image, with another caption each, share a trunk, too.
 
     Args:
         backbone: Config of :class:`FiberBackbone` with a text side.
@@ -151,7 +153,8 @@ class FiberGrounder(SingleStageDetector):
             batch_data_samples: each with ``prompts`` (one or more chunks).
             rescale: whether boxes are given in the original image's pixels.
         """
-        return self.predict_by_trunk(self.image_trunk(batch_inputs), batch_data_samples, rescale)
+        trunk = encode_once(self.image_trunk, batch_inputs, batch_data_samples)
+        return self.predict_by_trunk(trunk, batch_data_samples, rescale)
 
     def predict_by_trunk(
         self, trunk: ImageTrunk, samples: list[DetDataSample], rescale: bool = True

@@ -15,6 +15,7 @@ from fiber_mm.core.recording import record_cross_attention
 from fiber_mm.models.data_preprocessors.text import TokenizedPrompt
 from fiber_mm.models.utils.heatmaps import combine, phrase_maps, to_pixels, token_maps
 from fiber_mm.models.utils.prompts import caption_prompt
+from fiber_mm.models.utils.repeats import encode_once
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import FusedFeatures, ImageTrunk, TextTrunk
 
@@ -222,7 +223,8 @@ class FiberHeatmapModel(BaseModel):
             raise ValueError(f'{type(self).__name__} predicts only, mode {mode!r} is not there')
         prompts = [self._prompt_of(sample) for sample in data_samples]
         frames = [Frame(tuple(s.img_shape[:2]), tuple(s.ori_shape[:2])) for s in data_samples]
-        trunk = self.image_trunk(self.normalized(inputs, data_samples))
+        images = self.normalized(inputs, data_samples)
+        trunk = encode_once(self.image_trunk, images, data_samples)
         for sample, maps in zip(data_samples, self.heatmaps(trunk, prompts, frames)):
             sample.set_field(maps, 'pred_heatmaps')
         return list(data_samples)

@@ -223,6 +223,24 @@ def test_prompts_of_one_list_are_ranked_together(tokenizer_dir):
     torch.testing.assert_close(found.scores, scores[:limit], rtol=1e-4, atol=1e-5)
 
 
+def test_texts_of_one_image_share_its_trunk(model, monkeypatch):
+    images = [picture(seed=seed) for seed in (0, 0, 0, 1)]
+    texts = [CLASSES[:2], CLASSES, CLASSES[3:], CLASSES]
+    samples = [
+        sample(image, text=text, img_path=f'{i // 3}.jpg')
+        for i, (image, text) in enumerate(zip(images, texts))
+    ]
+    encoded = []
+    encode = model.backbone.encoder.image_trunk
+    monkeypatch.setattr(
+        model.backbone.encoder, 'image_trunk', lambda x: encoded.append(len(x)) or encode(x)
+    )
+    together = model.test_step(dict(inputs=images, data_samples=samples))
+    assert encoded == [2]
+    for image, text, seen in zip(images, texts, together):
+        assert_same(seen.pred_instances, detect(model, [image], text=text)[0])
+
+
 def test_images_with_another_number_of_prompts(tokenizer_dir, counted):
     model = toy_detector(tokenizer_dir, dict(data_preprocessor=dict(max_tokens=10)))
     images = [picture(seed=seed) for seed in range(2)]
