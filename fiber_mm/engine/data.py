@@ -246,10 +246,10 @@ class FiberSameImageBatchSampler(Sampler):
     """Batches of neighbouring samples of one image, for evaluating captions and expressions.
 
     A detector or heatmap model encodes the image of such a batch once (``encode_once`` in
-    ``fiber_mm/models/utils/repeats.py``), and since all images of a batch have one size, none is padded: the
-    numbers are those of batches of one. The data set must list the samples of an image one after
-    the other, as MDETR's files do; what lies apart goes into batches of its own. On several ranks,
-    to which samples are dealt out in turn, fewer share a batch.
+    ``fiber_mm/models/utils/repeats.py``), and since all images of a batch have one size, none is
+    padded: the numbers are those of batches of one. The data set must list the samples of an image
+    one after the other, as MDETR's files do; what lies apart goes into batches of its own. On
+    several ranks, to which samples are dealt out in turn, fewer share a batch.
 
     Args:
         sampler: With an order that stays, such as ``DefaultSampler(shuffle=False)``. Its data set

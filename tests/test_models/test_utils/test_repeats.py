@@ -25,7 +25,7 @@ def samples(*paths):
 
 
 @pytest.mark.parametrize(
-    'values, paths, encoded',
+    ('values', 'paths', 'encoded'),
     [
         ([1, 1, 1], 'aaa', 1),
         ([1, 1, 2, 2, 1], 'aabba', 3),  # only neighbours are looked at
