@@ -112,6 +112,8 @@ def cell(values: Mapping[int, float | None] | None, seeds: Sequence[int]) -> str
     text = _number(Spread.of(numbers))
     if len(values) < len(seeds):
         text += f' ({len(values)} of {len(seeds)} seeds)'
+    elif len(numbers) == 1:
+        text += ' (1 seed)'
     if len(numbers) < len(values):
         text += f' ({len(values) - len(numbers)} undefined)'
     return text
@@ -143,7 +145,7 @@ def difference(
 def _number(spread: Spread, sign: str = '') -> str:
     text = f'{spread.mean:{sign}.3f}'
     if spread.deviation is None:
-        return f'{text} (1 seed)' if not sign else text
+        return text
     return f'{text} ± {spread.deviation:.3f}'
 
 
@@ -199,7 +201,7 @@ def _conditions(settings: AblationSettings, values: Mapping[str, Values]) -> lis
             f'{"not " if start[0] else ""}in the runs from scratch.'
         )
     if made.get('machine'):
-        lines.append(f'- **Machine:** {made["machine"]}; {made.get("processes")} processes.')
+        lines.append(f'- **Machine:** {made["machine"]}; processes: {made.get("processes")}.')
     lines += [
         '',
         'The campaign was begun by (`--seeds` and `--variants` may have grown since)',

@@ -28,7 +28,8 @@ def test_entries_of_the_tables():
     seeds = (0, 1, 2)
     assert cell({0: 0.1, 1: 0.2, 2: 0.3}, seeds) == '0.200 ± 0.100'
     assert cell({0: 0.1, 2: 0.3}, seeds) == '0.200 ± 0.141 (2 of 3 seeds)'
-    assert cell({1: 0.25}, seeds) == '0.250 (1 seed) (1 of 3 seeds)'
+    assert cell({1: 0.25}, seeds) == '0.250 (1 of 3 seeds)'
+    assert cell({1: 0.25}, (1,)) == '0.250 (1 seed)'
     assert cell({0: 0.1, 1: None, 2: 0.3}, seeds) == '0.200 ± 0.141 (1 undefined)'
     assert cell({0: None}, (0,)) == 'undefined'
     assert cell({}, seeds) == 'missing'
@@ -55,7 +56,7 @@ def test_what_is_missing_is_said(toy):
     assert '**Finished:** 4 of 9 runs; the others are marked as missing.' in text
     assert all(len(line) <= 100 for line in text.splitlines() if not line.startswith('|'))
     assert row(text, 'fine stage from scratch')[1:] == ['0.100 ± 0.100'] * 4 + ['–'] * 4
-    one = '0.400 (1 seed) (1 of 3 seeds)'
+    one = '0.400 (1 of 3 seeds)'
     assert row(text, 'fine stage from the coarse checkpoint')[1:] == [one] * 8
     assert row(text, 'without matching (ITM)')[1:] == ['missing'] * 6 + ['–'] * 2
     differences = text[text.index('## Differences') :]
