@@ -51,11 +51,28 @@ def check_resumed(settings: DemoSettings, record: StepRecord) -> None:
         begun = Config.fromfile(str(settings.coarse_model_config)).train_cfg.max_iters
     elif record.done('train') or find_last_checkpoint(settings.train_dir):
         begun = 0
-    if begun is not None and begun != settings.coarse_steps:
+    if begun is not None:
+        refuse_other_length(settings, begun, settings.coarse_steps, 'coarse steps', 'coarse-steps')
+
+
+def refuse_other_length(
+    settings: DemoSettings, begun: int, wanted: int, what: str, option: str
+) -> None:
+    """Refuse to go on with another number of steps than a stage was begun with.
+
+    Args:
+        settings: Of the demo.
+        begun, wanted: Steps.
+        what: What they are called.
+        option: Of the command line, that sets them.
+
+    Raises:
+        ConfigError: says with how many steps the demo was begun.
+    """
+    if begun != wanted:
         raise ConfigError(
-            f'the demo in {settings.work_dir} was begun with {begun} coarse steps and cannot go on '
-            f'with {settings.coarse_steps}: give --coarse-steps {begun}, or start anew without '
-            '--resume'
+            f'the demo in {settings.work_dir} was begun with {begun} {what} and cannot go on '
+            f'with {wanted}: give --{option} {begun}, or start anew without --resume'
         )
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from fiber_mm.engine.config import ConfigError, check_config
+from fiber_mm.engine.config import check_config
 from fiber_mm.shapes.generate import generate_shapes
 
 from .adapt import read_config, set_steps
-from .coarse import check_resumed, coarse_config, train_coarse
+from .coarse import check_resumed, coarse_config, refuse_other_length, train_coarse
 from .coarse_evaluation import evaluate_coarse
 from .evaluation import evaluate
 from .report import write_report
@@ -98,12 +98,8 @@ def check_same_steps(settings: DemoSettings, cfg: Config) -> None:
     if not settings.model_config.is_file():
         return
     begun = Config.fromfile(str(settings.model_config)).train_cfg.max_iters
-    if begun != cfg.train_cfg.max_iters:
-        raise ConfigError(
-            f'the demo in {settings.work_dir} was begun with {begun} steps of the fine stage and '
-            f'cannot go on with {cfg.train_cfg.max_iters}: give --steps {begun}, or start anew '
-            'without --resume'
-        )
+    wanted = cfg.train_cfg.max_iters
+    refuse_other_length(settings, begun, wanted, 'steps of the fine stage', 'steps')
 
 
 def make_data(cfg: Config) -> dict[str, Any]:
