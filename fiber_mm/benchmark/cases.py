@@ -151,7 +151,7 @@ def detect_case(spec: Spec, size: tuple[int, int], chunks: int) -> Case:
 
 
 def captions_case(spec: Spec, size: tuple[int, int], captions: int) -> Case:
-    """Captions of one image, in one batch; beside it the same one by one."""
+    """Captions of one image, in one batch; beside it, and plainly, the same one by one."""
     model = build_model(spec).eval()
     size = spec.size or size
     image, sample = make_image(spec, size)
@@ -168,13 +168,16 @@ def captions_case(spec: Spec, size: tuple[int, int], captions: int) -> Case:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'):
             return model.predict(batch, of)
 
+    def together() -> list[DetDataSample]:
+        return predict(images, samples)
+
     def one_by_one() -> list[DetDataSample]:
         return [predict(image, [each])[0] for each in samples]
 
     with torch.no_grad():
         trained_scores(model, image, samples[0])
     flops = detector_flops(model, *size, len(samples[0].prompts[0]), captions)
-    return Case(lambda: predict(images, samples), flops, dict(one_by_one=one_by_one))
+    return Case(one_by_one if spec.plain else together, flops, dict(one_by_one=one_by_one))
 
 
 def train_case(spec: Spec, size: tuple[int, int]) -> Case:

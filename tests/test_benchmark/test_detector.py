@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fiber_mm.benchmark import CASES, Spec, cases, plain
 from fiber_mm.benchmark.flops import detector_flops
+from fiber_mm.models.detectors import FiberGrounder
 
 TOY = merge(CONFIG, dict(backbone=dict(roberta=dict(max_position_embeddings=258))))
 SIZE = (128, 128)
@@ -45,6 +46,19 @@ def test_captions_in_one_batch_find_what_each_finds_alone():
     for one, other in zip(together, singly):
         one, other = one.pred_instances, other.pred_instances
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_the_plain_formulation_encodes_the_image_for_every_caption(monkeypatch):
+    encoded = []
+    encode = FiberGrounder.image_trunk
+    monkeypatch.setattr(
+        FiberGrounder, 'image_trunk', lambda self, x: encoded.append(len(x)) or encode(self, x)
+    )
+    for plainly, wanted in ((False, [1]), (True, [1] * 5)):
+        case = CASES['detect_captions'](spec('detect_captions', plain=plainly))
+        encoded.clear()
+        case.run()
+        assert encoded == wanted
 
 
 def test_a_prompt_of_80_classes_fills_less_than_256_tokens():
