@@ -199,7 +199,8 @@ class RetrievalEvaluation:
             # Candidates follow from cached features; a device may round their products otherwise.
             raise CacheError(
                 f'block {number} of {kind!r} in the cache has other candidates than those found '
-                'now: resume on the device that the evaluation was started on, or delete the cache'
+                'now: resume on the device and with the candidates_from that the evaluation was '
+                'started with, or delete the cache'
             )
         return block['scores'].to(self.device)
 
