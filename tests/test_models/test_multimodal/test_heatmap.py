@@ -93,6 +93,25 @@ def test_a_batch_gives_what_its_samples_give(model, method):
         )
 
 
+def test_captions_of_one_image_share_its_trunk(model, monkeypatch):
+    mapper = FiberHeatmapModel(model, method='gradient', blocks='all')
+    (image,) = images(1)
+    texts = [(CAPTION, SPANS), ('a red circle', [[[2, 12]]])]
+
+    singly = [mapper.test_step(dict(inputs=[image], data_samples=[sample(*t)]))[0] for t in texts]
+    encoded = []
+    encode = mapper.encoder.image_trunk
+    monkeypatch.setattr(
+        mapper.encoder, 'image_trunk', lambda x: encoded.append(len(x)) or encode(x)
+    )
+    together = mapper.test_step(
+        dict(inputs=[image, image], data_samples=[sample(*t) for t in texts])
+    )
+    assert encoded == [1]
+    for one, other in zip(together, singly):
+        torch.testing.assert_close(one.pred_heatmaps, other.pred_heatmaps, rtol=1e-4, atol=1e-4)
+
+
 def test_the_gradient_is_that_of_the_match_score(model):
     mapper = FiberHeatmapModel(model, 'gradient', [1], 'both')
     prompt = mapper.tokenize(CAPTION, SPANS)
