@@ -39,8 +39,9 @@ format: install ## Put the code into the project's format
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-lock: install ## Freeze the newest allowed versions of all packages in requirements/constraints.txt
-	$(PYTHON) -m uv pip compile --universal --python-version 3.10 --no-annotate --upgrade \
+lock: ## Freeze the newest allowed versions of all packages in requirements/constraints.txt
+	@VENV=$(VENV)-lock bash requirements/install.sh --uv
+	$(VENV)-lock/bin/python -m uv pip compile --universal --python-version 3.10 --no-annotate --upgrade \
 	  --custom-compile-command 'make lock' -q -o requirements/constraints.txt \
 	  requirements/runtime.txt requirements/tests.txt requirements/optional.txt
 

@@ -58,6 +58,13 @@ def _nothing_global_left_behind():
         yield
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _nothing_global_left_behind_by_a_module():
+    """As much of the fixtures that a module shares: they are set up after this one."""
+    with _nothing_global():
+        yield
+
+
 @pytest.fixture
 def quick_launch(monkeypatch):
     """Processes that share a run do not import everything anew."""

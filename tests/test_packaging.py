@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -102,6 +103,10 @@ def test_wheel(tmp_path):
     tops = {name.split('/')[0] for name in names}
     assert tops == {'fiber_mm', f'fiber_mm-{__version__}.dist-info'}
     assert any(name.endswith('licenses/NOTICE') for name in names)
+    (sdist,) = tmp_path.glob('*.tar.gz')
+    with tarfile.open(sdist) as archive:
+        unpacked = {name.partition('/')[2] for name in archive.getnames()}
+    assert {'Makefile', 'requirements/install.sh', '.ci/run', 'docs/data.md'} <= unpacked
     metadata = zipfile.ZipFile(wheel).read(f'fiber_mm-{__version__}.dist-info/METADATA').decode()
     assert re.search(r'^Requires-Dist: transformers<5,>=', metadata, re.MULTILINE)
     assert re.search(r'^Provides-Extra: optional$', metadata, re.MULTILINE)
@@ -135,14 +140,28 @@ def unsupported_python(folder: Path) -> Path:
     return path
 
 
-def install(**env: str) -> subprocess.CompletedProcess:
+def install(*args: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ['bash', str(ROOT / 'requirements' / 'install.sh')],
+        ['bash', str(ROOT / 'requirements' / 'install.sh'), *args],
         env={**os.environ, **env},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def stand_in(folder: Path, name: str, version: str) -> None:
+    """A wheel with a module that prints its name and version."""
+    info = f'{name}-{version}.dist-info'
+    files = {
+        f'{name}.py': f"print('{name} {version}')\n",
+        f'{info}/METADATA': f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n',
+        f'{info}/WHEEL': 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
+    }
+    record = ''.join(f'{path},,\n' for path in [*files, f'{info}/RECORD'])
+    with zipfile.ZipFile(folder / f'{name}-{version}-py3-none-any.whl', 'w') as wheel:
+        for path, text in {**files, f'{info}/RECORD': record}.items():
+            wheel.writestr(path, text)
 
 
 class TestInstall:
@@ -161,6 +180,31 @@ class TestInstall:
         assert done.returncode == 1
         assert 'is no virtual environment' in done.stderr
         assert (folder / 'thesis.txt').read_text() == 'years of work'
+
+    def test_an_environment_can_be_made_anew_by_its_own_python(self, tmp_path):
+        """As where it is active and the requirements have changed; no network: uv is a stand-in."""
+        base = getattr(sys, '_base_executable', sys.executable)
+        wheels = tmp_path / 'wheels'
+        wheels.mkdir()
+        version = re.search(
+            r'^UV_VERSION=(.+)$', (ROOT / 'requirements/install.sh').read_text(), re.MULTILINE
+        )[1]
+        stand_in(wheels, 'uv', version)
+        folder = tmp_path / 'venv'
+        subprocess.run([base, '-m', 'venv', '--without-pip', str(folder)], check=True)
+        (folder / 'old.txt').touch()
+        (tmp_path / 'venv.old.1').mkdir()  # of a removal that was interrupted
+        env = dict(
+            VENV=str(folder), PYTHON3=str(folder / 'bin' / 'python'),
+            PIP_NO_INDEX='1', PIP_FIND_LINKS=str(wheels),
+        )  # fmt: skip
+        done = install('--uv', **env)
+        assert done.returncode == 0, done.stderr
+        assert not (folder / 'old.txt').exists()
+        assert [path.name for path in tmp_path.iterdir() if 'venv' in path.name] == ['venv']
+        made = (folder / 'pyvenv.cfg').stat().st_mtime_ns
+        assert install('--uv', **env).returncode == 0
+        assert (folder / 'pyvenv.cfg').stat().st_mtime_ns == made, 'kept: it has the wanted uv'
 
 
 def test_help_lists_the_two_commands():

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
 import fiber_mm  # noqa: F401  (registers everything)
-from fiber_mm.engine import ConfigError, tune_cpu_allocator
+from fiber_mm.engine import ConfigError, find_last_checkpoint, tune_cpu_allocator
 from fiber_mm.engine.command_line import (
     add_run_options,
     parse_run_args,
@@ -47,7 +47,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='FILE',
-        help='continue from a checkpoint; without FILE from the last one in the work folder',
+        help='continue from a checkpoint; without FILE from the last one in the work folder, or '
+        'begin as without --resume if there is none yet',
     )
     parser.add_argument('--seed', type=int, help='seed of everything that is random')
     add_run_options(parser)
@@ -59,6 +60,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         ConfigError: a key is mistyped, or an option does not apply to this config.
+        CheckpointError: the last checkpoint to resume from is gone.
     """
     cfg = read_run_config(args)
     if args.seed is not None:
@@ -75,9 +77,12 @@ def load_config(args: argparse.Namespace) -> Config:
                 '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config'
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    last = find_last_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+    if last:
+        cfg.resume, cfg.load_from = True, last
+    elif args.resume:  # killed before the first checkpoint: from the start weights once more
+        cfg.resume = False
+        print(f'{cfg.work_dir} has no checkpoint yet: starting from the beginning')
     return cfg
 
 

@@ -163,7 +163,8 @@ def check_keys(
         wanted: key -> shape, None for any.
         optional: wanted keys that may be absent.
         what: name of the layout, for the error.
-        ignore: regular expressions (`re.search`) of keys that are not checked.
+        ignore: regular expressions (`re.search`) of keys that may be missing or unknown. Where
+            there is such a key, its shape must fit.
 
     Raises:
         ConversionError: listing every missing, unknown and mis-shaped key, each unknown one
@@ -179,7 +180,7 @@ def check_keys(
     shaped = [
         f'{k}: has {tuple(state[k].shape)}, wanted {shape}'
         for k, shape in wanted.items()
-        if k in state and shape is not None and tuple(state[k].shape) != tuple(shape) and checked(k)
+        if k in state and shape is not None and tuple(state[k].shape) != tuple(shape)
     ]
     if not (missing or unknown or shaped):
         return

@@ -51,7 +51,7 @@ def convert_file(
         init: family of the model to start from the source (see :func:`initial_weights`); None
             converts the source as what it is. RoBERTa and Swin always start an encoder.
         more: further sources of initial weights.
-        window: window side of the model to start.
+        window: window side of the model to start; with `init` or `more` only.
         ema: take the moving average of the weights.
         any_size: accept other sizes than FIBER-Base.
         ignore: regular expressions of keys that may be missing or unknown.
@@ -67,6 +67,11 @@ def convert_file(
         raise ConversionError(f"unknown direction {to!r}; known are 'ours' and 'original'")
     if to == 'original' and (init or more):
         raise ConversionError('initial weights are written in our layout only')
+    if window is not None and not (init or more):
+        raise ConversionError(
+            f'a window side ({window}) belongs to initial weights: name the family of the model to '
+            'start (--init), or leave --window out'
+        )
     checkpoint = read_checkpoint(source)
     state = pick_tensors(checkpoint, ema, str(source))
     arch = 'infer' if any_size else None

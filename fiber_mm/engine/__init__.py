@@ -4,6 +4,7 @@ from .block_cache import BlockCache, CacheError
 from .checkpoint import (
     AtomicLocalBackend,
     CheckpointError,
+    find_last_checkpoint,
     load_checkpoint_file,
     load_weights,
     write_atomic,
@@ -49,6 +50,7 @@ __all__ = [
     'available_cores',
     'check_config',
     'explain_build_error',
+    'find_last_checkpoint',
     'launch',
     'load_checkpoint_file',
     'load_weights',

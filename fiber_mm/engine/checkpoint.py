@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from mmengine.dist import barrier, get_rank
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
@@ -198,18 +200,32 @@ def _load_local(filename: str, map_location: Any = None) -> dict:
 def _load_http(filename: str, map_location: Any = None, **_: Any) -> dict:
     """Download once per machine (to torch hub's cache), then read safely."""
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    path = folder / filename.rsplit('/', 1)[-1].split('?')[0]
-    if get_rank() == 0 and not path.is_file():
+    name = filename.rsplit('/', 1)[-1].split('?')[0]
+    if not re.search(r'-[0-9a-f]{8,}\.', name):  # with a hash in it, as mmdet's have, it is unique
+        name = f'{hashlib.sha256(filename.encode()).hexdigest()[:12]}-{name}'
+    path = folder / name
+    if int(os.environ.get('LOCAL_RANK', get_rank())) == 0 and not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(filename, str(path), progress=False)
     barrier()
     return load_checkpoint_file(path, map_location=map_location)
 
 
+def _load_any(file: Any, map_location: Any = None, **_: Any) -> Any:
+    """In place of the function by which mmengine's other schemes (``s3://``, ...) read."""
+    if isinstance(file, (str, Path)):
+        return load_checkpoint_file(file, map_location=map_location)
+    with torch.serialization.safe_globals(_safe_globals()):
+        return torch.load(file, map_location=map_location, weights_only=True)
+
+
 # mmengine's own loaders fall back to plain pickle. `init_cfg=dict(type='Pretrained')`, `load_from`
 # in any runner and DetInferencer(weights=...) all come through here.
 for _prefix, _loader in {'': _load_local, 'http://': _load_http, 'https://': _load_http}.items():
     CheckpointLoader.register_scheme(_prefix, _loader, force=True)
+for _name, _loader in {'_safe_torch_load': _load_any, 'load_from_http': _load_http}.items():
+    if hasattr(mmengine_checkpoint, _name):
+        setattr(mmengine_checkpoint, _name, _loader)
 
 
 # -- loading into a model --------------------------------------------------------------------------

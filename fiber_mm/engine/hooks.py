@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.optim import OptimWrapper
 
 from fiber_mm.registry import HOOKS
 
@@ -23,6 +24,9 @@ class FiberCheckpointHook(CheckpointHook):
     ``max_keep_ckpts=1`` a kill while writing leaves nothing. Here a file appears only when it is
     complete, then ``last_checkpoint`` names it, then older ones are deleted.
 
+    Gradients are in no checkpoint. So one that is due between two updates (``interval`` is no
+    multiple of ``accumulative_counts``) is written after the next update.
+
     Args:
         **kwargs: those of mmengine's ``CheckpointHook``. Without ``backend_args`` files are local.
     """
@@ -36,6 +40,13 @@ class FiberCheckpointHook(CheckpointHook):
             )
         if self.backend_args is None and self.file_client_args is None:
             self.backend_args = dict(backend=ATOMIC_BACKEND)
+        self._postponed = False
+
+    def every_n_train_iters(self, runner: Any, n: int, start: int = 0) -> bool:
+        """Whether to save after this iteration."""
+        due = super().every_n_train_iters(runner, n, start) or self._postponed
+        self._postponed = due and _in_the_middle_of_an_update(runner.optim_wrapper)
+        return due and not self._postponed
 
     def before_train(self, runner: Any) -> None:
         """Prepare the folder, and clear what a killed run left half-written there."""
@@ -97,6 +108,10 @@ class FiberCheckpointHook(CheckpointHook):
     def _best_paths(self) -> list[str]:
         many = getattr(self, 'best_ckpt_path_dict', {}).values()
         return [str(path) for path in (getattr(self, 'best_ckpt_path', None), *many) if path]
+
+
+def _in_the_middle_of_an_update(optim_wrapper: Any) -> bool:
+    return isinstance(optim_wrapper, OptimWrapper) and not optim_wrapper.should_update()
 
 
 @HOOKS.register_module()

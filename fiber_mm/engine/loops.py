@@ -20,10 +20,13 @@ from torch.utils.data import DataLoader
 
 from fiber_mm.registry import LOOPS
 
+from .checkpoint import CheckpointError
 from .data import FiberInfiniteSampler, samplers_of, start_at
 from .randomness import mix_seed, seed_everything
 
-_VALIDATED = 'validated_iter'
+# What checkpoints hold beside mmengine's own: the iteration of the last whole validation, the one
+# at which the epoch began, and the batches of an epoch.
+_VALIDATED, _EPOCH_BEGIN, _EPOCH_LENGTH = 'validated_iter', 'epoch_begin', 'epoch_length'
 # Keep the seeds of steps and validations apart from those of samples, which are hashed from the
 # same run seed.
 _STEP, _VALIDATION = -1, -2
@@ -36,7 +39,8 @@ class _ExactLoop:
         max_empty: skip the update of a batch in which more than this share of the images (or all)
             have no box; schedulers and EMA do not step then, but the iteration counts. The
             original does so with 0.1, on each rank for itself; here the ranks skip together, as
-            soon as one of them would. None never skips.
+            soon as one of them would. None never skips. Not with gradient accumulation, whose
+            updates would no longer be where a resumed run expects them.
     """
 
     def __init__(self, *args: Any, max_empty: float | None = None, **kwargs: Any) -> None:
@@ -46,6 +50,19 @@ class _ExactLoop:
         self.max_empty = max_empty
 
     # -- one step --
+
+    @property
+    def _accumulated(self) -> int:
+        return getattr(self.runner.optim_wrapper, '_accumulative_counts', 1)
+
+    def _check_accumulation(self) -> None:
+        counts = self._accumulated
+        if self.max_empty is not None and counts > 1:
+            raise ValueError(
+                f'train_cfg.max_empty={self.max_empty} skips batches, which cannot be combined '
+                f'with optim_wrapper.accumulative_counts={counts}: set max_empty=None, or '
+                'accumulative_counts=1'
+            )
 
     def _step(self, batch_idx: int, data_batch: Any) -> None:
         runner = self.runner
@@ -123,6 +140,7 @@ class FiberIterTrainLoop(_ExactLoop, IterBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Train until ``max_iters``."""
+        self._check_accumulation()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         self._validate_if_interrupted(self._val_due())
@@ -161,6 +179,10 @@ class FiberIterTrainLoop(_ExactLoop, IterBasedTrainLoop):
 class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
     """Training by epochs, resumed exactly, also from the middle of an epoch.
 
+    Gradients are accumulated within an epoch: its last update is made of the batches that are
+    left (as in the original, which divides by ``accumulative_counts`` even so; here it is their
+    mean). The number of batches of an epoch may change between epochs (other GPUs or batch size).
+
     Args:
         max_empty: see :class:`_ExactLoop`. The others are those of mmengine's
             ``EpochBasedTrainLoop``.
@@ -173,10 +195,16 @@ class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
                 'FiberEpochTrainLoop needs a sampler that ends, such as FiberEpochSampler; '
                 f'got {type(samplers_of(self.dataloader)[-1]).__name__}'
             )
+        self._check_accumulation()
+        start = self._done_of_epoch()
+        if self._iter % self._accumulated:
+            self.runner.logger.info(
+                'No gradient is lost, whatever mmengine warned of: updates end with an epoch, and '
+                'checkpoints are written between updates.'
+            )
         self.runner.call_hook('before_train')
         # In the middle of an epoch mmengine's check is of the epoch before, validated long ago.
-        at_end = self._iter == self._epoch * len(self.dataloader)
-        self._validate_if_interrupted(at_end and self._val_due())
+        self._validate_if_interrupted(start == 0 and self._val_due())
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._decide_current_val_interval()
@@ -189,11 +217,39 @@ class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
         """The rest of the current epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        start = self._iter - self._epoch * len(self.dataloader)
+        start, length = self._done_of_epoch(), len(self.dataloader)
+        info = self.runner.message_hub.update_info
+        info(_EPOCH_BEGIN, self._iter - start)
+        info(_EPOCH_LENGTH, length)
+        self.runner.optim_wrapper.initialize_count_status(self.runner.model, start, length)
         for index, data_batch in enumerate(self._batches(self._epoch, start), start):
             self.run_iter(index, data_batch)
+        info(_EPOCH_BEGIN, self._iter)  # a checkpoint of the end belongs to the next epoch
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+
+    def _done_of_epoch(self) -> int:
+        """How many batches of the current epoch are done.
+
+        Raises:
+            CheckpointError: an interrupted epoch cannot go on with another number of batches.
+        """
+        if self._iter == 0:
+            return 0
+        length = len(self.dataloader)
+        kept = self.runner.message_hub.runtime_info
+        before = kept.get(_EPOCH_LENGTH, length)
+        done = self._iter - kept.get(_EPOCH_BEGIN, self._epoch * length)
+        if done == before:  # only its end (validation, the checkpoint of an epoch) is left to do
+            return length
+        if (done and before != length) or not 0 <= done <= length:
+            raise CheckpointError(
+                f'cannot go on in the middle of epoch {self._epoch + 1}: when the checkpoint was '
+                f'written (iteration {self._iter}) an epoch had {before} batches, now it has '
+                f'{length}. Resume with the same data, batch size and number of processes, or '
+                'from a checkpoint of the end of an epoch.'
+            )
+        return done
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """One step."""

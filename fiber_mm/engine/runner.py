@@ -50,6 +50,12 @@ class FiberRunner(Runner):
         if isinstance(cfg, Config):
             cfg = FormattedOnce.of(cfg)
         super().__init__(*args, cfg=cfg, **kwargs)
+        self._trains = False
+
+    def train(self) -> nn.Module:
+        """Train; see mmengine."""
+        self._trains = True
+        return super().train()
 
     # -- checkpoints --
 
@@ -93,7 +99,8 @@ class FiberRunner(Runner):
             self._check_resumable(checkpoint, filename)
         checkpoint = with_state_dict(checkpoint, str(filename))
         strict = self.cfg.get('load_strict') if strict is None else strict
-        starts_training = self._train_dataloader is not None and not self._resume
+        # A config that is only tested may have a data loader for training, too.
+        starts_training = self._trains and not self._resume
         allow_missing = strict is False or (strict is None and starts_training)
         source = str(filename)
         if strict is False:

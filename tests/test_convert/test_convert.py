@@ -115,6 +115,13 @@ def test_ignored_keys_are_reported():
     assert result.report.dropped['rpn.head.extra'] == 'unknown, as allowed'
 
 
+def test_ignored_keys_keep_their_shape():
+    state = tiny('fine')
+    state['rpn.head.centerness.bias'] = torch.zeros(9)
+    with pytest.raises(ConversionError, match=r'centerness\.bias: has \(9,\), wanted \(1,\)'):
+        to_ours(state, arch=TINY, ignore=['centerness'])
+
+
 def test_copy_of_gold_is_dropped():
     state = tiny('coarse_caption')
     copies = {f'copy_module.{key}': value for key, value in state.items()}

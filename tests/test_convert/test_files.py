@@ -56,6 +56,8 @@ def test_refused_source_leaves_no_target(tmp_path):
         convert_file(source, target, to='back')
     with pytest.raises(ConversionError, match='in our layout only'):
         convert_file(source, target, to='original', init='fine')
+    with pytest.raises(ConversionError, match=r'window side \(18\) belongs to initial weights'):
+        convert_file(source, target, any_size=True, window=18)
 
 
 def test_summary_counts_every_key():

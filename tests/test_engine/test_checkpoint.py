@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import resource
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import load_checkpoint as mmengine_load
+from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save_file
 from torch import nn
 
@@ -204,6 +207,37 @@ def test_loading_of_the_host_is_safe(evil):
     mmengine_load(model, str(file), strict=True)
 
 
+def test_the_other_schemes_of_the_host_are_safe(evil):
+    """``s3://`` and so on hand a buffer, or a file, to one function; where it exists."""
+    if not hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        pytest.skip('this mmengine reads by torch.load')
+    file, sign = evil
+    for source in (str(file), io.BytesIO(file.read_bytes())):
+        with pytest.raises((CheckpointError, pickle.UnpicklingError)):
+            mmengine_checkpoint._safe_torch_load(source, map_location='cpu')
+    assert not sign.exists()
+
+
+def test_files_of_one_name_are_told_apart_by_their_address(tmp_path, monkeypatch):
+    asked = []
+
+    def download(url, path, **_):
+        asked.append(url)
+        torch.save(dict(state_dict=dict(a=torch.tensor(float(len(asked))))), path)
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+
+    def load(url):
+        return float(CheckpointLoader.load_checkpoint(url)['state_dict']['a'])
+
+    first, second = (f'https://example.org/{name}/resolve/main/model.pth' for name in 'ab')
+    assert [load(first), load(second), load(first)] == [1, 2, 1]
+    # Names with a hash in them, as torch's and mmdet's, are unique, wherever they come from.
+    assert load('https://example.org/x-0123abcd.pth') == load('https://mirror/x-0123abcd.pth') == 3
+    assert mmengine_checkpoint.load_from_http(second)['state_dict']['a'] == 2
+
+
 # -- keys --
 
 
@@ -266,6 +300,24 @@ def test_resume_needs_a_training_checkpoint(tmp_path):
     cfg.load_from = str(tmp_path / 'weights.pth')
     with pytest.raises(CheckpointError, match='cannot resume from .*weights.pth'):
         toy.FiberRunner.from_cfg(cfg).train()
+
+
+def test_evaluation_wants_all_weights_even_of_a_config_that_could_train(tmp_path):
+    """As mmdet's tools/test.py runs it: the loader for training stays in the config."""
+    torch.save(dict(state_dict={'linear.weight': torch.zeros(1, 4)}), tmp_path / 'part.pth')
+    cfg = toy.config(tmp_path, validate=True)
+    cfg.update(
+        test_dataloader=cfg.val_dataloader,
+        test_evaluator=cfg.val_evaluator,
+        test_cfg=dict(),
+        load_from=str(tmp_path / 'part.pth'),
+        experiment_name='toy_part',
+    )
+    with pytest.raises(CheckpointError, match=r'1 missing: linear\.bias'):
+        toy.FiberRunner.from_cfg(cfg).test()
+    cfg.train_cfg.max_iters = 1
+    cfg.experiment_name = 'toy_part_trained'
+    assert toy.FiberRunner.from_cfg(cfg).train() is not None, 'training may start from a part'
 
 
 def test_load_strict_false_takes_what_fits(tmp_path):

@@ -63,6 +63,60 @@ def test_resume_after_stop(tmp_path, monkeypatch, kind, workers):
     toy.assert_same_training(toy.last_state(tmp_path / 'cut'), toy.last_state(tmp_path / 'whole'))
 
 
+@pytest.mark.parametrize(
+    ('kind', 'kept'),
+    [
+        (dict(), 6),  # due at 4, in the middle of an update
+        (dict(by_epoch=True, save_by_epoch=True), 8),  # the fourth batch of an epoch is its own
+        (dict(by_epoch=True, interval=5), 7),  # due after the first batch of the second epoch
+    ],
+    ids=['iters', 'epochs', 'mid-epoch'],
+)
+def test_resume_loses_no_accumulated_gradient(tmp_path, monkeypatch, kind, kept):
+    """Three batches an update, which no epoch of four and no interval here is a multiple of."""
+    kind = dict(kind, accumulate=3, max_iters=16)
+    toy.train(tmp_path / 'whole', **kind)
+    train_and_stop(tmp_path / 'cut', kept + 1, monkeypatch, **kind)
+    assert toy.last_state(tmp_path / 'cut')['meta']['iter'] == kept
+    toy.train(tmp_path / 'cut', resume=True, **kind)
+    toy.assert_same_training(toy.last_state(tmp_path / 'cut'), toy.last_state(tmp_path / 'whole'))
+
+
+def test_an_epoch_ends_with_an_update(tmp_path):
+    """Two epochs of three batches and one: the one is not carried into the next epoch."""
+    toy.train(tmp_path, accumulate=3, by_epoch=True, max_iters=8)
+    for state in toy.last_state(tmp_path)['optimizer']['state'].values():
+        assert state['step'] == 4
+
+
+def test_epochs_may_have_other_lengths_after_a_resume(tmp_path, monkeypatch):
+    """As with other GPUs: the next epoch begins at its beginning, and none is passed over."""
+    kind = dict(by_epoch=True, save_by_epoch=True, max_iters=12)
+    train_and_stop(tmp_path, 5, monkeypatch, **kind)
+    trace = tmp_path / 'trace.txt'
+    runner = toy.train(tmp_path, resume=True, batch_size=6, trace=str(trace), **kind)
+    seen = [json.loads(line.split(' ', 1)[1]) for line in trace.read_text().splitlines()]
+    assert [len(indices) for indices in seen] == [6] * 4, 'two epochs of two batches'
+    assert sorted(seen[0] + seen[1]) == sorted(seen[2] + seen[3]) == list(range(12))
+    assert (runner.epoch, runner.iter) == (3, 8)
+
+
+@pytest.mark.parametrize('batch_size', [2, 6])
+def test_an_interrupted_epoch_keeps_its_length(tmp_path, monkeypatch, batch_size):
+    kind = dict(by_epoch=True, interval=3)
+    train_and_stop(tmp_path, 4, monkeypatch, **kind)
+    with pytest.raises(CheckpointError, match=rf'had 4 batches, now it has {12 // batch_size}'):
+        toy.train(tmp_path, resume=True, batch_size=batch_size, **kind)
+
+
+def test_skipping_batches_and_accumulating_exclude_each_other(tmp_path):
+    cfg = toy.config(tmp_path, accumulate=2)
+    cfg.train_cfg.max_empty = 0.1
+    cfg.experiment_name = 'toy_skip'
+    with pytest.raises(ValueError, match=r'max_empty=0\.1 .*accumulative_counts=2'):
+        toy.FiberRunner.from_cfg(cfg).train()
+
+
 def test_number_of_workers_changes_nothing(tmp_path):
     for workers in (0, 2):
         toy.train(tmp_path / str(workers), num_workers=workers, max_iters=8)

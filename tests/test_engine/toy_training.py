@@ -103,6 +103,7 @@ def config(
     aspect: bool = False,
     launcher: str = 'none',
     save_by_epoch: bool = False,
+    accumulate: int = 1,
 ) -> Config:
     """A config of the toy run; epochs have four iterations."""
     loader = dict(
@@ -135,6 +136,7 @@ def config(
         train_cfg=loop,
         optim_wrapper=dict(
             constructor='FiberOptimWrapperConstructor',
+            accumulative_counts=accumulate,
             optimizer=dict(type='AdamW', lr=0.05, weight_decay=0.05),
             paramwise_cfg=dict(rules=[dict(contains='bias', lr_mult=2.0, decay_mult=0.0)]),
             clip_grad=dict(max_norm=1.0),

@@ -100,9 +100,21 @@ def test_options_reach_the_config(tmp_path, monkeypatch):
     assert cfg.runner_type == 'FiberRunner'
     wanted = 'AmpOptimWrapper' if torch.cuda.is_available() else 'FiberBf16OptimWrapper'
     assert cfg.optim_wrapper.type == wanted
-    assert load('train', config, '--resume').load_from is None
     scaled = write_config(tmp_path, auto_scale_lr=dict(base_batch_size=16))
     assert load('train', scaled, '--auto-scale-lr').auto_scale_lr.enable
+
+
+def test_resume_before_the_first_checkpoint_keeps_the_start_weights(tmp_path, capsys):
+    config = write_config(tmp_path, load_from='start.pth')
+    options = (config, '--resume', '--work-dir', tmp_path / 'run')
+    cfg = load('train', *options)
+    assert (cfg.resume, cfg.load_from) == (False, 'start.pth')
+    assert 'has no checkpoint yet' in capsys.readouterr().out
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'iter_4.pth').touch()
+    (tmp_path / 'run' / 'last_checkpoint').write_text('elsewhere/iter_4.pth')
+    cfg = load('train', *options)
+    assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'run' / 'iter_4.pth'))
 
 
 def test_show_dir_turns_drawing_on(tmp_path):
