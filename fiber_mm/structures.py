@@ -17,6 +17,7 @@ field                              meaning
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ class _Batched:
 
     def select(self, index: Any) -> Any:
         """The samples chosen by ``index``: an int (kept as a batch of one), slice or tensor."""
+        if getattr(index, 'ndim', None) == 0:  # a number of NumPy's or a tensor with one
+            index = operator.index(index)
         if isinstance(index, int):
             size = len(self[0])
             if not -size <= index < size:

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,7 +27,7 @@ def tensors(trunk):
 
 
 @pytest.mark.parametrize('make', [image_trunk, text_trunk])
-@pytest.mark.parametrize('index', [0, -1, slice(1, 3), torch.tensor([2, 0, 0])])
+@pytest.mark.parametrize('index', [0, -1, slice(1, 3), torch.tensor([2, 0, 0]), torch.tensor([2])])
 def test_select(make, index):
     trunk = make()
     chosen = trunk.select(index)
@@ -36,6 +37,12 @@ def test_select(make, index):
         rows = slice(index % 3, index % 3 + 1)
     for seen, whole in zip(tensors(chosen), tensors(trunk)):
         assert torch.equal(seen, whole[rows])
+
+
+@pytest.mark.parametrize('index', [np.int64(2), np.array(2), torch.tensor(2)])
+def test_select_one_by_a_number_of_any_kind(index):
+    for seen, whole in zip(tensors(image_trunk().select(index)), tensors(image_trunk())):
+        assert seen.shape == (1, *whole.shape[1:])
 
 
 @pytest.mark.parametrize('index', [3, -4])

@@ -70,13 +70,13 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def use_test_time_augmentation(cfg: Config) -> None:
-    """Exchange model and pipeline for their augmented versions; default: mmdet's, flipped too."""
+    """Exchange model and pipeline for their augmented versions; default: flipped, too."""
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if 'tta_model' not in cfg:
         nms = dict(type='nms', iou_threshold=0.5)
-        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+        cfg.tta_model = dict(type='FiberDetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
     if 'tta_pipeline' not in cfg:
         *steps, pack = copy.deepcopy(dataset.pipeline)
         pack.meta_keys = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')

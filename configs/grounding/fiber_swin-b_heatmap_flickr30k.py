@@ -39,7 +39,7 @@ test_dataloader = dict(
                 data_prefix=dict(img='flickr30k_images/'),
                 test_mode=True,
                 pipeline=[
-                    dict(type='FiberLoadImage'),
+                    dict(type='FiberLoadImage', color_type='color_ignore_orientation'),
                     dict(type='FiberSquareResize', size=384),
                     dict(type='FiberPackInputs'),
                 ],

@@ -8,10 +8,11 @@ heatmap.draw('photo.jpg', phrases=['red circle', 'blue square'])  # a picture, R
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +99,7 @@ class FiberHeatmap:
         self.pipeline = _pipeline(model.cfg)
         inner = model.model if isinstance(model, FiberHeatmapModel) else model
         self.model = FiberHeatmapModel(inner, method, blocks, direction)
-        self.model.to(next(inner.parameters()).device).eval()
+        self.model.to(next(inner.parameters()).device)
 
     def __call__(
         self,
@@ -132,8 +133,9 @@ class FiberHeatmap:
         data = self.pipeline(dict(loaded, text=caption or ''))
         sample = data['data_samples']
         frame = Frame(tuple(sample.img_shape[:2]), tuple(sample.ori_shape[:2]))
-        trunk = self.model.image_trunk(self.model.normalized([data['inputs']], [sample]))
-        maps = self.model.heatmaps(trunk.repeat(len(prompts)), prompts, [frame] * len(prompts))
+        with _evaluating(self.model.model):
+            trunk = self.model.image_trunk(self.model.normalized([data['inputs']], [sample]))
+            maps = self.model.heatmaps(trunk.repeat(len(prompts)), prompts, [frame] * len(prompts))
         names = [name for prompt in prompts for name in prompt.names]
         return PhraseMaps(pixels, caption or '', names, torch.cat(maps).cpu().numpy())
 
@@ -153,6 +155,17 @@ class FiberHeatmap:
         """
         seen = self(image, caption, phrases, spans)
         return draw_heatmaps(seen.image, seen.maps, seen.phrases, seen.caption, boxes)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while: a model that is being trained goes on as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def phrase_spans(caption: str, phrase: str) -> list[list[int]]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -103,7 +104,7 @@ def encode_image(model: nn.Module, image: ImageInput) -> EncodedImage:
     data = _pipeline(model)(_loaded(image))
     batch = {'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}
     # The text comes later: prepare only the pixels, as mmdet's class above ours does.
-    batch = super(type(model.data_preprocessor), model.data_preprocessor).forward(batch, False)
+    batch = DetDataPreprocessor.forward(model.data_preprocessor, batch, False)
     with torch.inference_mode():
         trunk = model.image_trunk(batch['inputs'])
     return EncodedImage(trunk, batch['data_samples'][0])

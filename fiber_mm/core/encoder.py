@@ -182,7 +182,8 @@ class FiberEncoder(nn.Module):
             cache: What the call before returned; None for the first tokens.
         Returns: (B, T, D) and the cache for the next call. To re-order beams, index dimension
             0 of every tensor in the cache (:meth:`reorder_cache`).
-        Raises: ValueError: if ``image_tokens`` is not one entry per fused layer.
+        Raises: ValueError: if ``image_tokens`` is not one entry per fused layer, or the text
+            becomes longer than the position table.
         """
         if len(image_tokens) != len(self.plan.pairs):
             raise ValueError(
@@ -198,6 +199,12 @@ class FiberEncoder(nn.Module):
             }
             cache = {'image': images, 'text': {}, 'token': token[:, :0]}
         past = cache['token']
+        length, limit = past.shape[1] + input_ids.shape[1], self.text.cfg.max_tokens
+        if length > limit:
+            raise ValueError(
+                f'the text grows to {length} tokens, more than the {limit} that the position table '
+                'covers; stop before'
+            )
         token = torch.cat([past, token], 1)
         x = self.text.embeddings(input_ids, past.sum(1, keepdim=True))
         size, total = input_ids.shape[1], token.shape[1]

@@ -8,6 +8,7 @@ from . import (
     losses,
     multimodal,
     necks,
+    test_time_augs,
     utils,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     'losses',
     'multimodal',
     'necks',
+    'test_time_augs',
     'utils',
 ]

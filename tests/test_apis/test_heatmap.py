@@ -76,6 +76,15 @@ def test_free_phrases(heatmap, path):
         np.testing.assert_allclose(alone.maps[0], maps, atol=1e-3)
 
 
+def test_a_model_in_training_goes_on_so(heatmap, path):
+    model = heatmap.model.model
+    wanted = heatmap(path, CAPTION).maps
+    for training in (True, False):
+        model.train(training)
+        np.testing.assert_array_equal(FiberHeatmap(model)(path, CAPTION).maps, wanted)
+        assert model.training == model.encoder.training == training
+
+
 def test_any_kind_of_image(heatmap, path):
     image = Image.open(path)
     wanted = heatmap(path, CAPTION, 'red circle').maps

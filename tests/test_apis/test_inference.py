@@ -77,6 +77,15 @@ def test_an_encoded_image_serves_many_texts(model, path):
     same(shared[0], shared[2])
 
 
+def test_a_preprocessor_of_ones_own(model, path, monkeypatch):
+    """A subclass prepares the pixels of an image without a text, too."""
+    preprocessor = model.data_preprocessor
+    wanted = encode_image(model, path).trunk.tokens
+    mine = type('Mine', (type(preprocessor),), {})
+    monkeypatch.setattr(preprocessor, '__class__', mine)
+    assert torch.equal(encode_image(model, path).trunk.tokens, wanted)
+
+
 def test_any_kind_of_image(model, path):
     image = Image.open(path)
     bgr = np.ascontiguousarray(np.asarray(image)[..., ::-1])

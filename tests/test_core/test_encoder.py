@@ -357,6 +357,15 @@ def test_decoding_without_an_entry_per_layer_is_refused():
         encoder.decode_step(ids, images[:2])
 
 
+def test_decoding_beyond_the_position_table_is_refused():
+    encoder = tiny_encoder()
+    ids, images = caption_inputs(encoder)
+    limit = encoder.text.cfg.max_tokens
+    _, cache = encoder.decode_step(ids[:, :1].expand(-1, limit), images)
+    with pytest.raises(ValueError, match=f'grows to {limit + 1} tokens, more than the {limit}'):
+        encoder.decode_step(ids[:, :1], images, cache)
+
+
 def test_more_fused_blocks_than_layers_are_refused_when_building():
     with pytest.raises(ValueError, match='6 fused blocks are more than'):
         FiberEncoder(tiny_cfg(fusion=dict(num_blocks=6)))

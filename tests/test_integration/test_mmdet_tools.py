@@ -13,7 +13,8 @@ TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
 #: mmdet's flip augmentation; what it packs must hold the text.
 TTA = dict(
     tta_model=dict(
-        type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=50)
+        type='FiberDetTTAModel',
+        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=50),
     ),
 )
 

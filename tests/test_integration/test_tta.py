@@ -22,7 +22,7 @@ def test_flips_are_merged(nano_cfg, model, photo):
         return pseudo_collate([Compose(copy.deepcopy(steps))(dict(data))])
 
     def run(batch):
-        tta = MODELS.build(dict(type='DetTTAModel', module=model, tta_cfg=TTA))
+        tta = MODELS.build(dict(type='FiberDetTTAModel', module=model, tta_cfg=TTA))
         with torch.no_grad():
             return tta.eval().test_step(batch)[0].pred_instances
 

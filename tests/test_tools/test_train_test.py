@@ -142,7 +142,7 @@ def test_augmentation_flips_and_packs(tmp_path):
         )
     )
     tool('test').use_test_time_augmentation(cfg)
-    assert cfg.model.type == 'DetTTAModel'
+    assert cfg.model.type == 'FiberDetTTAModel'
     assert cfg.model.module.type == 'M'
     load_step, augment = cfg.test_dataloader.dataset.dataset.pipeline
     assert load_step.type == 'LoadImageFromFile'

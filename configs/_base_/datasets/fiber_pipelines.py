@@ -15,7 +15,8 @@ load_boxes = dict(type='LoadAnnotations', with_bbox=True)
 inclusive_boxes = dict(type='FiberInclusiveBoxes')
 train_resize = dict(type='FiberResize', short=(480, 560, 640, 720, 800), max_long=1333)
 flip = dict(type='RandomFlip_GLIP', prob=0.5)
-caption_prompt = dict(type='FiberPrompt', tokenizer=tokenizer)
+# The original passes over faulty spans in silence; here their boxes are counted in the log.
+caption_prompt = dict(type='FiberPrompt', tokenizer=tokenizer, skip_faulty_phrases=True)
 pack = dict(type='FiberPackInputs')
 
 caption_pipeline = [

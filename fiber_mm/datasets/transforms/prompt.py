@@ -60,7 +60,9 @@ class FiberPrompt(BaseTransform):
     Args:
         tokenizer: Folder or name of the model's tokenizer.
         max_tokens: Most tokens of the prompt, ``<s>`` and ``</s>`` included.
-        num_negatives: Most sampled negatives; None for all classes.
+        num_negatives: Most sampled negatives, as many as the original's count of their tokens
+            (name, full stop and blank) allows. None for all classes; only where the whole list is
+            longer than ``max_tokens`` are they sampled, too.
         one_negative_prob: Probability of drawing one only (0.05 for Objects365).
         no_negative_prob: Probability of drawing none (0.05 for Objects365).
         full_prob: Probability of drawing ``num_negatives`` (0.5 for Objects365, 1 for LVIS);
@@ -171,8 +173,15 @@ class FiberPrompt(BaseTransform):
                 raise ValueError('caption_prompt needs shuffle=False: its order is fixed')
             names = names + list(self.extra_negatives)
             kept, used = self._affordable(present, names)
-            negatives = self._draw_negatives(len(names), set(present.tolist()))
-            prompt = self._sampled_prompt(names, kept, negatives, used)
+            everything = set(present.tolist())
+            negatives = self._draw_negatives(len(names), everything)
+            prompt = None
+            if self.num_negatives is None:
+                prompt = self._whole_prompt(names, [*sorted(everything), *negatives])
+            if prompt is not None:
+                kept = everything
+            else:
+                prompt = self._sampled_prompt(names, kept, negatives, used)
         results['text'] = prompt.text
         labels = results['gt_bboxes_labels']
         mask = np.array([label in kept for label in labels.tolist()], dtype=bool)
@@ -214,6 +223,12 @@ class FiberPrompt(BaseTransform):
                 number = np.random.randint(full) + 1 if full else 0
         drawn = np.random.permutation(num_classes)[:number].tolist()
         return [label for label in drawn if label not in present]
+
+    def _whole_prompt(self, names: list[str], labels: list[int]) -> Prompt | None:
+        """All classes in random order; None if they are more than the tokens allow."""
+        order = np.random.permutation(labels).astype(int).tolist()
+        prompt = join_classes([names[label] for label in order], order)
+        return prompt if self.text.count_tokens(prompt.text) <= self.text.max_tokens else None
 
     def _sampled_prompt(
         self, names: list[str], kept: set[int], negatives: list[int], used: int

@@ -64,7 +64,7 @@ class TrainSettings:
         alpha, gamma: Of the token focal loss.
         bbox_weight: Factor of the box loss.
         no_object_token: Token that anchors without a box learn, as released: it matters only
-            for prompts that fill all 256 tokens. None: no such token.
+            for prompts that fill all 256 tokens, where it is the last. None: no such token.
     """
 
     topk: int = 9
@@ -384,7 +384,7 @@ class FiberATSSHead(BaseModule):
         ):
             targets = token_map[image, matched] & positive[..., None]
             token = settings.no_object_token
-            if token is not None and token < targets.shape[-1]:
+            if token is not None and token == targets.shape[-1] - 1:
                 targets[..., token] |= ~positive
             total = total + token_focal_loss(
                 logits, targets, text_mask, settings.alpha, settings.gamma

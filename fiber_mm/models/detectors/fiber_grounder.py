@@ -113,18 +113,28 @@ class FiberGrounder(SingleStageDetector):
         mmengine's loading, as in DetInferencer or ``Runner``, comes here, too, and would only log
         them. What the checkpoint lacks may be trained, but not used for prediction.
         """
-        if not self._lenient:
-            weights = {
-                key.removeprefix(prefix): value
-                for key, value in state_dict.items()
-                if key.startswith(prefix)
-            }
+        weights = {
+            key.removeprefix(prefix): value
+            for key, value in state_dict.items()
+            if key.startswith(prefix)
+        }
+        if self._lenient:
+            self._missing = [key for key in self._missing if key not in weights]
+        else:
             faults = weight_faults(self, weights)
             self._missing = faults.pop('missing')
             refuse(faults, self, 'the checkpoint')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # ---- mmdet's interface -------------------------------------------------------------------
+
+    def val_step(self, data: dict | tuple | list) -> list[DetDataSample]:
+        """See :meth:`test_step`."""
+        return _without_prompts(super().val_step(data))
+
+    def test_step(self, data: dict | tuple | list) -> list[DetDataSample]:
+        """mmengine's. What is kept of the results does not keep the prompts' tensors."""
+        return _without_prompts(super().test_step(data))
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict:
         """Losses of a batch of detection and grounding samples alike.
@@ -209,3 +219,9 @@ class FiberGrounder(SingleStageDetector):
                 'data_preprocessor (FiberDataPreprocessor), as test_step and train_step do'
             )
         return sample.prompts
+
+
+def _without_prompts(samples: list[DetDataSample]) -> list[DetDataSample]:
+    for sample in samples:
+        sample.pop('prompts', None)
+    return samples

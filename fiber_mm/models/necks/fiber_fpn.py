@@ -44,10 +44,11 @@ class SharedDropBlock(nn.Module):
         if not self.training or self.drop_prob == 0:
             return x
         rate = self.drop_prob / self.block_size**2
-        seeds = (torch.rand(x.shape[0], 1, *x.shape[2:], device=x.device) < rate).to(x.dtype)
+        # In fp32: the number of kept cells is beyond what fp16 can hold.
+        seeds = (torch.rand(x.shape[0], 1, *x.shape[2:], device=x.device) < rate).float()
         size = self.block_size
         keep = 1 - F.max_pool2d(seeds, size, stride=1, padding=size // 2)
-        return x * keep * (keep.numel() / keep.sum().clamp(min=1))
+        return x * (keep * (keep.numel() / keep.sum().clamp(min=1))).to(x.dtype)
 
 
 @MODELS.register_module()

@@ -67,6 +67,28 @@ def test_all_classes(tokenizer_dir):
     assert entity_texts(results) == ['dog']
 
 
+def test_all_classes_are_limited_by_their_own_tokens_alone(tokenizer_dir):
+    """Not by the count for sampled negatives, which has a token more for every name.
+
+    COCO's 80 names are 194 tokens or so together, and 311 in that count: 65 of them would be left.
+    """
+    names = [f'{colour} cat' for colour in ('red', 'blue', 'green', 'grey', 'black', 'white')]
+    count = FiberPrompt(tokenizer_dir).text.count_tokens
+    orders = [count('. '.join(names[i:] + names[:i])) for i in range(len(names))]
+    assert sum(count(f'{name}. ') - 2 for name in names) > max(orders) - 2
+    transform = FiberPrompt(tokenizer_dir, max_tokens=max(orders), num_negatives=None)
+    for present in ([0], [0, 1, 2, 3, 4, 5]):
+        results = transform(make_results(present, names))
+        assert sorted(results['text'].split('. ')) == sorted(names)
+        assert entity_texts(results) == [names[i] for i in present]
+    assert transform.overflowed.total == 0
+    # More than can be: those of the image, and some of the others.
+    transform = FiberPrompt(tokenizer_dir, max_tokens=min(orders) - 1, num_negatives=None)
+    results = transform(make_results([0], names))
+    assert 1 < len(results['text'].split('. ')) < len(names)
+    assert entity_texts(results) == names[:1]
+
+
 def test_negatives_follow_the_probabilities(tokenizer_dir):
     """Objects365: 5 % one, 5 % none, 50 % all that are wanted, else uniform."""
     transform = FiberPrompt(

@@ -295,6 +295,13 @@ def test_no_object_token():
     assert (released['loss_cls'] - without['loss_cls']).item() == pytest.approx(
         (change.sum() / count).item(), rel=1e-3
     )
+    longer = random_outputs(1, 260)  # where token 255 is a word
+    boxes_, maps_ = targets((5,), 260)
+    mask_ = torch.ones(1, 260, dtype=torch.bool)
+    check_losses(
+        tiny_head().loss_by_outputs(longer, mask_, boxes_, maps_),
+        slow_losses(tiny_head(), longer, mask_, boxes_, maps_),
+    )
     mask[:, 255] = False
     padded = tiny_head().loss_by_outputs(outputs, mask, boxes, maps)
     check_losses(padded, slow_losses(tiny_head(), outputs, mask, boxes, maps))

@@ -1,8 +1,12 @@
 """The detector, from samples with texts to losses and named boxes."""
 
+import copy
+
 import pytest
 import torch
+from mmengine.runner.checkpoint import load_state_dict as mmengine_load
 
+from fiber_mm.engine import CheckpointError
 from fiber_mm.registry import MODELS
 
 from .toy import VOCABULARY, detect, picture, sample, toy_config, toy_detector
@@ -267,6 +271,24 @@ def test_a_backbone_without_text_is_refused(tokenizer_dir):
     config = toy_config(tokenizer_dir, dict(backbone=dict(roberta=None)))
     with pytest.raises(ValueError, match=r'backbone\.roberta'):
         MODELS.build(config)
+
+
+def test_weights_that_are_missing_until_they_are_loaded(model):
+    whole = model.state_dict()
+    part = {key: value for key, value in whole.items() if 'centerness' not in key}
+    mmengine_load(model, part)  # which would only warn
+    with pytest.raises(CheckpointError, match=r'2 missing: bbox_head\.centerness'):
+        detect(model, [picture()], text=CLASSES)
+    model.load_state_dict(whole, strict=False)
+    assert len(detect(model, [picture()], text=CLASSES)) == 1
+
+
+def test_results_do_not_keep_the_prompts(model):
+    batch = dict(inputs=[picture()], data_samples=[sample(picture(), text=CLASSES)])
+    for step in (model.test_step, model.val_step):
+        (result,) = step(copy.deepcopy(batch))
+        assert 'pred_instances' in result
+        assert 'prompts' not in result
 
 
 def test_missing_prompts_are_named(model):

@@ -67,6 +67,15 @@ def test_the_mean_is_kept():
     assert 0.2 < share < 0.3  # blocks overlap, so a little less than drop_prob
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_the_mean_is_kept_in_half_precision(dtype):
+    """P3 of eight images of 800 x 1344: more cells than fp16 can count."""
+    x = torch.ones(8, 1, 100, 168, dtype=dtype)
+    dropped = SharedDropBlock(**DROP).train()(x)
+    assert dropped.dtype == dtype
+    assert dropped.float().mean().item() == pytest.approx(1, abs=2e-3)
+
+
 def test_evaluation_drops_nothing():
     x = torch.randn(1, 2, 8, 8)
     assert SharedDropBlock(**DROP).eval()(x) is x
