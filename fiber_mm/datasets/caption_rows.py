@@ -92,7 +92,10 @@ def _row(where: str, line: dict) -> CaptionRow:
             'caption'
         )
     captions = line['caption'] if isinstance(line['caption'], list) else [line['caption']]
-    return CaptionRow(where, line['image'], captions, str(line.get('image_id') or line['image']))
+    image_id = line.get('image_id')
+    if image_id in (None, ''):  # an empty field of a CSV file
+        image_id = line['image']
+    return CaptionRow(where, line['image'], captions, str(image_id))
 
 
 def write_rows(

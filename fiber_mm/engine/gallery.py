@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ class Gallery:
         text_ids: of the T captions.
         texts: the captions, image by image.
         image_of_text: (T,) int64, the image that each caption belongs to.
-        paths: of the image files, as far as the data set names them.
+        paths: of the image files, as far as the data set names them; of an image inside of a
+            larger file with the checksum of its bytes.
     """
 
     image_ids: list[Any]
@@ -74,7 +76,8 @@ class Gallery:
             text_ids += ids
             texts += captions
             owners += [index] * len(captions)
-            paths.append(str(info.get('img_path', '')))
+            checksum = f' {zlib.crc32(info["img_bytes"]):08x}' if info.get('img_bytes') else ''
+            paths.append(f'{info.get("img_path", "")}{checksum}')
         _refuse_doubled('image', image_ids, " (is per='image' missing in the data set?)")
         _refuse_doubled('caption', text_ids)
         for name, count in (('images', len(image_ids)), ('captions', len(texts))):

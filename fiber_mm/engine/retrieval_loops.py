@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from mmengine.dist import get_dist_info
 from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, ValLoop
@@ -151,6 +152,7 @@ class RetrievalLoop:
                     )
         return model
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Ranks by every protocol, and what the evaluator makes of them."""
         model = self._model()

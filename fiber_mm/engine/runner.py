@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable
 from typing import Any
@@ -163,7 +164,9 @@ class FiberRunner(Runner):
     def setup_env(self, env_cfg: dict) -> None:
         """Set up processes; without a GPU torchrun's processes talk through gloo. See mmengine."""
         if self.launcher == 'pytorch' and not is_distributed() and get_device() == 'cpu':
-            torch.distributed.init_process_group(backend='gloo')
+            seconds = env_cfg.get('dist_cfg', {}).get('timeout')
+            timeout = None if seconds is None else datetime.timedelta(seconds=seconds)
+            torch.distributed.init_process_group(backend='gloo', timeout=timeout)
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:

@@ -168,6 +168,16 @@ def test_a_cache_of_other_data_is_refused(config, data, tmp_path):
         toy.evaluate(config)
 
 
+def test_images_inside_of_a_file_are_told_apart():
+    """Where the path does not change with the image, as in an arrow table."""
+
+    def paths(content):
+        row = dict(image_id=1, text='a', img_path='a.arrow (row 0)', img_bytes=content)
+        return Gallery.of_dataset(Listed(row)).paths
+
+    assert paths(b'one') == paths(b'one') != paths(b'two')
+
+
 @pytest.mark.slow
 def test_a_killed_evaluation_goes_on(config, tmp_path):
     wanted = toy.evaluate(config)

@@ -20,6 +20,22 @@ def features(config, tmp_path):  # noqa: F811
     return str(path)
 
 
+def test_features_are_computed_without_gradients(config, tmp_path, monkeypatch):  # noqa: F811
+    """They are asked for before any protocol; with gradients every block would keep a graph."""
+    config.test_cfg.update(protocols='itc', features_out=str(tmp_path / 'features.pth'))
+    runner, modes = toy.build(config), []
+    for name in ('image_trunk', 'text_trunk'):
+        verb = getattr(runner.model.encoder, name)
+        monkeypatch.setattr(
+            runner.model.encoder,
+            name,
+            lambda *args, verb=verb: modes.append(torch.is_grad_enabled()) or verb(*args),
+        )
+    runner.test()
+    assert modes
+    assert not any(modes)
+
+
 def reranked(runner):
     return {key: value for key, value in runner.test().items() if key.startswith('itm_rerank/')}
 

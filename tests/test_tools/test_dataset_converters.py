@@ -72,8 +72,9 @@ def pairs(dataset):
     return [(info['image_id'], info['text']) for info in infos]
 
 
-def check_report(out):
-    lines = [json.loads(line) for line in (out / 'rejected.jsonl').read_text().splitlines()]
+def check_report(out, name):
+    path = out / f'{name}.rejected.jsonl'
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {(line['where'].split('/')[-1], line['reason']) for line in lines} == REASONS
     details = {line['image']: line['detail'] for line in lines}
     assert 'broken.png' in details['broken.png']
@@ -86,7 +87,7 @@ def test_arrow(tmp_path, images, jsonl, capsys):
     printed = capsys.readouterr().out
     assert '3 images with 5 captions written' in printed
     assert '2 x unreadable image' in printed
-    check_report(out)
+    check_report(out, 'sbu_0')
     dataset = FiberArrowDataset(tables=['sbu_0'], data_root=str(out), pipeline=PIPELINE)
     assert pairs(dataset) == PAIRS
     assert dataset[4]['inputs'][:, 0, 0].tolist() == [40, 0, 200]
@@ -100,7 +101,7 @@ def test_shards(tmp_path, images, jsonl):
     out = tmp_path / 'out'
     options = ('--to', 'shards', '--name', 'train', '--per-shard', 2)
     assert main(jsonl, images, out, *options) == 0
-    check_report(out)
+    check_report(out, 'train')
     assert [p.name for p in sorted(out.glob('*.tar'))] == ['train-000000.tar', 'train-000001.tar']
     stream = FiberShardDataset(str(out), pipeline=PIPELINE, shuffle=False, seed=0)
     assert len(stream) == 5
@@ -113,6 +114,39 @@ def test_shards(tmp_path, images, jsonl):
     assert [p.name for p in out.glob('*.tar')] == ['train-000000.tar']
     assert len(FiberShardDataset(str(out), seed=0)) == 5
     assert len(json.loads((out / 'index.json').read_text())['shardlist']) == 1
+
+
+@pytest.mark.parametrize(
+    ('kind', 'file'), [('shards', 'train-000000.tar'), ('arrow', 'train.arrow')]
+)
+def test_overwriting_replaces_when_all_is_there(tmp_path, images, jsonl, capsys, kind, file):
+    out = tmp_path / 'out'
+    for name in ('train', 'train-val'):
+        assert main(jsonl, images, out, '--to', kind, '--name', name) == 0
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / 'cut.jsonl').write_text(json.dumps(ROWS[0]) + '\n{"image": "a.png"')
+    (tmp_path / 'bad.jsonl').write_text('{"image": "no.png", "caption": "a"}\n')
+    for list_, reason in (('no', 'no list'), ('cut', ':2 is no JSON'), ('bad', 'no image was')):
+        options = ('--to', kind, '--name', 'train', '--overwrite')
+        assert main(tmp_path / f'{list_}.jsonl', images, out, *options) == 1
+        assert reason in capsys.readouterr().err
+        left = {path.name: path.read_bytes() for path in out.iterdir()}
+        del left['train.rejected.jsonl']
+        assert left.items() <= whole.items()
+        assert file in left
+    # Files of another name that begins alike are no files of this name.
+    (tmp_path / 'one.jsonl').write_text(json.dumps(ROWS[0]) + '\n')
+    assert main(tmp_path / 'one.jsonl', images, out, '--to', kind, '--overwrite') == 0
+    other = {name: content for name, content in whole.items() if name.startswith('train-val')}
+    assert {name: (out / name).read_bytes() for name in other} == other
+    assert (out / file).read_bytes() != whole[file]
+
+
+def test_ids_of_any_kind(tmp_path):
+    path = tmp_path / 'a.jsonl'
+    rows = [dict(image='a.png', caption='a', image_id=id_) for id_ in (0, None, '', 'x')]
+    path.write_text('\n'.join(map(json.dumps, rows)))
+    assert [row.image_id for row in read_rows(path)] == ['0', 'a.png', 'x']
 
 
 @pytest.mark.parametrize(('suffix', 'mark'), [('csv', ','), ('tsv', '\t')])

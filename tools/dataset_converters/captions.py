@@ -2,7 +2,8 @@
 
 The list is JSON lines, {"image": "a.jpg", "caption": "text" or ["text", ...]}, or CSV with the
 columns image and caption; image_id is optional. Rejected rows (unreadable image, empty caption,
-duplicate id) are listed with the reason in OUT/rejected.jsonl.
+duplicate id) are listed with the reason in OUT/NAME.rejected.jsonl. Files appear when all rows are
+converted; what --overwrite replaces stays until then.
 
 Example:
     python tools/dataset_converters/captions.py captions.jsonl images/ data/arrow --to arrow --name sbu_0
@@ -12,11 +13,14 @@ Example:
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
 from fiber_mm.datasets.caption_rows import Report, read_rows, write_rows
-from fiber_mm.datasets.writers import ArrowWriter, ShardWriter
+from fiber_mm.datasets.writers import ArrowWriter, ShardWriter, write_index
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,32 +40,54 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def convert(args: argparse.Namespace) -> Report:
     if not args.images.is_dir():
         raise FileNotFoundError(f'there is no image folder {args.images}')
-    pattern = f'{args.name}.arrow' if args.to == 'arrow' else f'{args.name}-*.tar'
-    there = sorted(args.out.glob(pattern))
+    end = r'\.arrow' if args.to == 'arrow' else r'-\d{6,}\.tar'
+    args.out.mkdir(parents=True, exist_ok=True)
+    wanted = re.compile(re.escape(args.name) + end)
+    there = sorted(path for path in args.out.iterdir() if wanted.fullmatch(path.name))
     if there and not args.overwrite:
         raise FileExistsError(f'{there[0]} is there already: choose another --name or --overwrite')
-    args.out.mkdir(parents=True, exist_ok=True)
-    rejected = args.out / 'rejected.jsonl'
-    with rejected.open('w', encoding='utf-8') as file:
+    with rejected_rows(args).open('w', encoding='utf-8') as file:
         rows = read_rows(args.captions)
         if args.to == 'arrow':
-            with ArrowWriter(args.out / pattern) as writer:
-                return write_rows(
+            with ArrowWriter(args.out / f'{args.name}.arrow') as writer:
+                report = write_rows(
                     rows, args.images,
                     lambda image, texts, id_, suffix: writer.add(image, texts, id_, args.split),
                     file, args.workers,
                 )  # fmt: skip
-        for path in there:
-            path.unlink()
-        with ShardWriter(args.out, args.name, args.per_shard) as writer:
-            numbers = iter(range(10**9))
-            return write_rows(
-                rows, args.images,
-                lambda image, texts, id_, suffix: writer.add(
-                    f'{next(numbers):09d}', image, texts, id_, suffix
-                ),
-                file, args.workers,
-            )  # fmt: skip
+                return _not_empty(report, args)
+        aside = args.out / f'.{args.name}.partial'
+        shutil.rmtree(aside, ignore_errors=True)  # of a conversion that was killed
+        try:
+            with ShardWriter(aside, args.name, args.per_shard) as writer:
+                numbers = iter(range(10**9))
+                report = write_rows(
+                    rows, args.images,
+                    lambda image, texts, id_, suffix: writer.add(
+                        f'{next(numbers):09d}', image, texts, id_, suffix
+                    ),
+                    file, args.workers,
+                )  # fmt: skip
+                _not_empty(report, args)
+            for path in there:
+                path.unlink()
+            for shard in writer.shards:
+                os.replace(aside / shard['url'], args.out / shard['url'])
+            write_index(args.out, writer.shards)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return report
+
+
+def _not_empty(report: Report, args: argparse.Namespace) -> Report:
+    if not report.images:
+        raise ValueError(f'no image was written: {report}; see {rejected_rows(args)}')
+    return report
+
+
+def rejected_rows(args: argparse.Namespace) -> Path:
+    """The list of rejected rows."""
+    return args.out / f'{args.name}.rejected.jsonl'
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,10 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     print(report)
     if report.rejected:
-        print(f'rejected rows: {args.out / "rejected.jsonl"}')
-    if not report.images:
-        print('error: no image was written', file=sys.stderr)
-        return 1
+        print(f'rejected rows: {rejected_rows(args)}')
     return 0
 
 

@@ -144,13 +144,20 @@ class NegativeQueue:
         """Normalised images as they are kept: (N, 3, H, W) uint8, exact for 8-bit images."""
         if self.mean is None:
             return images.detach()
-        pixels = images.detach().float() * self.std.to(images.device)
-        return (pixels + self.mean.to(images.device)).round_().clamp_(0, 255).to(torch.uint8)
+        mean, std = self._scale(images.device)
+        return (images.detach().float() * std + mean).round_().clamp_(0, 255).to(torch.uint8)
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         if self.mean is None:
             return pixels
-        return (pixels.float() - self.mean.to(pixels.device)) / self.std.to(pixels.device)
+        mean, std = self._scale(pixels.device)
+        return (pixels.float() - mean) / std
+
+    def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """``mean`` and ``std``, moved once: a copy in every step would wait for the device."""
+        if self.mean.device != device:
+            self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self.mean, self.std
 
     def _on(self, device: torch.device) -> dict[str, Tensor]:
         """What is stored, moved to ``device`` if it lies elsewhere (after a resume)."""

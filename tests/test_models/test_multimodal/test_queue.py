@@ -2,6 +2,7 @@ import io
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fiber_mm.models.multimodal.queue import NegativeQueue
 
@@ -26,6 +27,16 @@ def test_the_pointer_wraps_and_the_total_is_not_capped():
     inputs = queue.inputs(torch.tensor([1]), torch.tensor([2, 0]))
     assert inputs.input_ids.tolist() == [[2] * 3] * 2
     assert len(inputs.images) == 1
+
+
+def test_the_scale_of_pixels_is_moved_to_the_device_once():
+    with FakeTensorMode():
+        queue = NegativeQueue(3, mean=torch.zeros(3, 1, 1), std=torch.ones(3, 1, 1))
+        assert queue.pixels_of(torch.zeros(2, 3, 4, 4, device='cuda')).device.type == 'cuda'
+        moved = queue.mean
+        queue.pixels_of(torch.zeros(2, 3, 4, 4, device='cuda'))
+    assert queue.mean is moved
+    assert queue.mean.device.type == queue.std.device.type == 'cuda'
 
 
 def test_unfilled_places_hold_the_same_noise_on_every_rank():
