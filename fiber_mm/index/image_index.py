@@ -23,9 +23,9 @@ from fiber_mm.structures import TextTrunk
 from . import vectors
 from .embed import Embedder
 from .errors import ImageIndexError
-from .scan import file_state, scan_images
+from .scan import file_state
 from .store import META, IndexFolder, same_maker
-from .update import ImageFiles, UpdateReport, Work, update
+from .update import ImageFiles, UpdateReport, Work, images_of, update
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,7 @@ class ImageIndex:
         meta = read_meta(folder)
         self.folder = IndexFolder(folder)
         self.embedder = _embedder_of(meta, model)
-        same_maker(meta, self.embedder.settings, self.embedder.weights)
-        if not meta['generation']:
-            raise ImageIndexError(
-                f'the index {folder} is not finished: run tools/index_images.py again, it goes on '
-                'where it was'
-            )
+        meta, self._images, self._vectors = self._read(meta)
         self.root = Path(images or meta['root'])
         if not self.root.is_dir():
             raise NotADirectoryError(
@@ -89,9 +84,23 @@ class ImageIndex:
             )
         self.batch_size, self.workers = batch_size, workers
         self.report: UpdateReport | None = None
-        self._images = self.folder.images(meta)
         self._path_of = {number: path for path, (_, number) in self._images.items()}
-        self._vectors = self.folder.vectors(meta)
+
+    def _read(self, meta: dict[str, Any]) -> tuple[dict[str, Any], dict, Any]:
+        """What ``index.json`` says, images and vectors of one generation of the index."""
+        same_maker(meta, self.embedder.settings, self.embedder.weights)
+        if not meta['generation']:
+            raise ImageIndexError(
+                f'the index {self.folder.path} is not finished: run tools/index_images.py again, '
+                'it goes on where it was'
+            )
+        try:
+            return meta, self.folder.images(meta), self.folder.vectors(meta)
+        except ImageIndexError:
+            newer = read_meta(self.folder.path)
+            if newer['generation'] == meta['generation']:
+                raise
+        return self._read(newer)  # meanwhile an update replaced what was about to be read
 
     @classmethod
     def build(
@@ -154,7 +163,7 @@ class ImageIndex:
         if overwrite and (place.path / META).is_file():
             # Before the old one goes: can there be a new one?
             vectors.empty_vectors(Embedder(model, size, precision or 'fp32').dim, factory or 'Flat')
-            scan_images(images)
+            images_of(images, place)
             with place.locked():
                 place.remove()
         meta = place.meta()

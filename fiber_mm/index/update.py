@@ -108,6 +108,20 @@ class ImageFiles(Dataset):
         return iter(DataLoader(self, size, num_workers=workers, collate_fn=list))
 
 
+def images_of(root: str | Path, folder: IndexFolder) -> dict[str, FileState]:
+    """The images that an index is made of; see :func:`scan_images`.
+
+    Raises: ImageIndexError: if there are none.
+    """
+    found = scan_images(root, leave_out=folder.path)
+    if not found:
+        raise ImageIndexError(
+            f'{root} holds no images: is this the folder, is its disk mounted? The index is left '
+            'as it is'
+        )
+    return found
+
+
 def update(
     folder: IndexFolder,
     root: str | Path,
@@ -121,12 +135,7 @@ def update(
     vectors.import_faiss()
     root = Path(root)
     with folder.locked():
-        now = scan_images(root, leave_out=folder.path)
-        if not now:
-            raise ImageIndexError(
-                f'{root} holds no images: is this the folder, is its disk mounted? The index is '
-                'left as it is'
-            )
+        now = images_of(root, folder)
         meta = _opened(folder, root, embedder, factory, relocate, source)
         folder.tidy(meta)
         old = folder.images(meta)

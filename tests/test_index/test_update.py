@@ -213,8 +213,9 @@ def test_wrong_folders_do_not_cost_the_index(folder, photos, model, tmp_path):
     build(folder, photos, model)
     before = content(folder)
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(ImageIndexError, match='holds no images: is this the folder'):
-        build(folder, tmp_path / 'empty', model)
+    for overwrite in (False, True):
+        with pytest.raises(ImageIndexError, match='holds no images: is this the folder'):
+            build(folder, tmp_path / 'empty', model, overwrite=overwrite)
     draw_images(tmp_path / 'other', [1])
     with pytest.raises(
         ImageIndexError, match=r'is an index of .*photos, not of .*other: .*--index'
@@ -232,6 +233,27 @@ def test_wrong_folders_do_not_cost_the_index(folder, photos, model, tmp_path):
     index = build(folder, tmp_path / 'moved', model, relocate=True)
     assert counts(index) == (0, 0, 0, 0, 0)
     assert index.search('a dog', 1)[0].file.is_file()
+
+
+def test_an_update_while_an_index_is_opened(folder, photos, model, monkeypatch):
+    """The files that the reader was about to read are replaced; it reads the new ones."""
+    build(folder, photos, model)
+    read = IndexFolder.vectors
+    updates = []
+
+    def update_first(self, meta):
+        if not updates:
+            updates.append(1)
+            draw_images(photos, [100])
+            build(folder, photos, model)
+        return read(self, meta)
+
+    monkeypatch.setattr(IndexFolder, 'vectors', update_first)
+    assert len(ImageIndex(folder, model)) == 13
+    # What is missing without an update is an error still.
+    next(folder.glob('features-*.faiss')).unlink()
+    with pytest.raises(ImageIndexError, match='is missing: make the index anew'):
+        ImageIndex(folder, model)
 
 
 def test_an_index_among_the_images(photos, model):
