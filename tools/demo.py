@@ -169,7 +169,8 @@ def _whole_demo(settings: DemoSettings) -> None:
     print()
     for name, goal in TARGETS.items():
         verdict = 'reached' if metrics['reached'][name] else 'not reached'
-        print(f'{TITLES[name]:<26} {metrics[name]:.3f}   target {goal:.2f} {verdict}')
+        score = 'undefined' if metrics[name] is None else f'{metrics[name]:.3f}'
+        print(f'{TITLES[name]:<26} {score}   target {goal:.2f} {verdict}')
     if 'coarse' in metrics:
         found, maps = metrics['coarse']['retrieval'], metrics['coarse']['heatmaps']
         for name, title in (('TR@1', 'Captions of an image'), ('IR@1', 'Image of a caption')):

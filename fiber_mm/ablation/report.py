@@ -188,10 +188,11 @@ def _conditions(settings: AblationSettings, values: Mapping[str, Values]) -> lis
         f'{sizes.get("text_layers")} layers, {sizes.get("fused_blocks")} fused blocks, where the '
         'variant says nothing else.',
         '- **Scores:** AP50 of the trained and of the held-out classes, all 48 names in one '
-        'prompt; R@1 of phrases of captions; accuracy of referring expressions; image and text '
-        'retrieval by the coarse checkpoint as it is, without fine-tuning, by contrast (ITC) and '
-        'with re-ranking by matching (ITM). All in [0, 1], on all validation images. Learning '
-        'rates are those of the configs for all variants; none was tuned for any.',
+        "prompt; R@1 of the phrases of each image's first caption, a list of things; accuracy of "
+        'referring expressions; image and text retrieval by the coarse checkpoint as it is, '
+        'without fine-tuning, by contrast (ITC) and with re-ranking by matching (ITM). All in '
+        '[0, 1], on all validation images. Learning rates are those of the configs for all '
+        'variants; none was tuned for any.',
     ]
     start = sizes.get('local_init', [])
     if len(set(start)) > 1:

@@ -28,12 +28,12 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
         settings: Of the demo.
 
     Returns:
-        Scores as fractions: those of the targets, some more, and ``all_scores`` (None where a
-        score is undefined).
+        Scores as fractions: those of the targets, some more, and ``all_scores``; None where a
+        score is undefined, as that of classes without true boxes.
     """
     cfg = Config.fromfile(str(settings.model_config))
     scores = run_tests(evaluation_configs(cfg, settings).values(), settings.process_count)
-    return dict(
+    headlines = dict(
         ap50_seen=scores['coco/seen_mAP_50'],
         ap50_unseen=scores['coco/unseen_mAP_50'],
         refexp_accuracy=scores['refexp/precision@1'],
@@ -42,8 +42,8 @@ def evaluate(settings: DemoSettings) -> dict[str, Any]:
         ap50_all=scores['coco/bbox_mAP_50'],
         ap_seen=scores['coco/seen_mAP'],
         ap_unseen=scores['coco/unseen_mAP'],
-        all_scores=plain(scores),
     )
+    return dict(plain(headlines), all_scores=plain(scores))
 
 
 def plain(scores: Mapping[str, float]) -> dict[str, float | None]:
@@ -94,7 +94,7 @@ def evaluation_configs(cfg: Config, settings: DemoSettings) -> dict[str, Config]
             dict(
                 type='FiberMDETRDataset',
                 ann_file=captions,
-                # Of every image one caption of its five.
+                # Of every image one caption of its five, the one that lists objects.
                 indices=caption_numbers(root, SPLIT),
                 **images,
             ),

@@ -56,7 +56,9 @@ def write_report(settings: DemoSettings, record: StepRecord, started: float) -> 
     train = record.steps['train']['result']
     metrics = dict(record.steps['evaluate']['result'])
     metrics['targets'] = TARGETS
-    metrics['reached'] = {name: metrics[name] >= goal for name, goal in TARGETS.items()}
+    metrics['reached'] = {
+        name: metrics[name] is not None and metrics[name] >= goal for name, goal in TARGETS.items()
+    }
     metrics['data'] = record.steps['data']['result']
     metrics['training'] = train
     if record.done('coarse'):
@@ -106,7 +108,7 @@ def compose(
             [
                 (
                     TITLES[name],
-                    f'{100 * metrics[name]:.1f} %',
+                    _percent(metrics[name]),
                     f'target {100 * goal:.0f} %',
                     metrics['reached'][name],
                 )
@@ -159,8 +161,9 @@ def _results(metrics: dict[str, Any]) -> str:
         paragraph(
             'Detection: all 48 class names in one prompt; 40 were in training images and texts, '
             '8 colour-shape combinations were not. Referring expressions: the best box must have '
-            'GIoU ≥ 0.5 with the one that is meant. Phrases of captions: the best box must have '
-            'IoU ≥ 0.5 with one of the phrase (Flickr30k, any-box).',
+            'GIoU ≥ 0.5 with the one that is meant. Phrases of captions, of each image the first '
+            'one, which lists up to four things: the best box must have IoU ≥ 0.5 with one of the '
+            'phrase (Flickr30k, any-box).',
             soft=True,
         ),
     )
@@ -356,8 +359,8 @@ def _minutes(seconds: float) -> str:
     return f'{minutes} min {rest:02d} s'
 
 
-def _percent(value: float) -> str:
-    return f'{100 * value:.1f} %'
+def _percent(value: float | None) -> str:
+    return 'undefined' if value is None else f'{100 * value:.1f} %'
 
 
 __all__ = ['compose', 'versions', 'write_report']

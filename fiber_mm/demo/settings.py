@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from fiber_mm.engine.checkpoint import write_atomic
+from fiber_mm.engine.config import ConfigError
 from fiber_mm.engine.launch import available_cores
 
 #: The config that the demo trains; everything else about the training is in it.
@@ -141,13 +143,21 @@ class StepRecord:
     Args:
         path: JSON file; written after every step.
         fresh: Whether what it says is forgotten.
+    Raises:
+        ConfigError: if the file is damaged.
     """
 
     def __init__(self, path: Path, fresh: bool) -> None:
         self.path = path
         self.steps: dict[str, dict[str, Any]] = {}
         if not fresh and path.is_file():
-            self.steps = json.loads(path.read_text(encoding='utf-8'))
+            try:
+                self.steps = json.loads(path.read_text(encoding='utf-8'))
+            except ValueError as error:
+                raise ConfigError(
+                    f'{path}, which says what steps are finished, is damaged ({error}): delete it, '
+                    'and they are made anew, or begin without --resume'
+                ) from error
 
     def done(self, name: str) -> bool:
         """Whether a step is finished."""
@@ -156,8 +166,7 @@ class StepRecord:
     def finish(self, name: str, seconds: float, result: Mapping[str, Any]) -> None:
         """Note a finished step."""
         self.steps[name] = dict(seconds=round(seconds, 1), result=dict(result))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.steps, indent=1) + '\n', encoding='utf-8')
+        write_atomic(self.path, (json.dumps(self.steps, indent=1) + '\n').encode())
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -19,6 +19,9 @@ def test_finished_steps_are_remembered(tmp_path):
     assert not again.done('train')
     assert again.seconds == {'data': 1.2}
     assert not StepRecord(path, fresh=True).done('data')
+    path.write_text(path.read_text()[:10])
+    with pytest.raises(ConfigError, match=r'steps\.json, which says .* is damaged'):
+        StepRecord(path, fresh=False)
 
 
 def test_a_training_of_another_length(tmp_path):
