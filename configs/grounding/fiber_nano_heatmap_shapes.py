@@ -1,6 +1,6 @@
 # Phrase grounding by heatmaps of nano pre-training on Shapes, which has seen no box:
 #
-#     python tools/make_shapes.py data/shapes --split train=6000,val=1000
+#     python tools/make_shapes.py data/shapes_captions --split train=6000,val=1000
 #     python tools/test.py configs/grounding/fiber_nano_heatmap_shapes.py WEIGHTS.pth
 #
 # WEIGHTS.pth are those of configs/pretrain/fiber_nano_1xb32_1k_shapes.py. The maps are those of
@@ -12,7 +12,7 @@ _base_ = [
     '../_base_/models/fiber_nano_pretrain.py',
     '../_base_/coarse_runtime.py',
 ]
-data_root = 'data/shapes/'
+data_root = 'data/shapes_captions/'
 shapes = dict(splits=dict(train=6000, val=1000), seed=0, image_size=256)
 
 model = dict(

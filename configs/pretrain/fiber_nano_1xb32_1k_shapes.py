@@ -1,6 +1,6 @@
 # Coarse pre-training of FIBER-nano on Shapes, from scratch, one process on two CPU cores.
 #
-#     python tools/make_shapes.py data/shapes --split train=6000,val=1000
+#     python tools/make_shapes.py data/shapes_captions --split train=6000,val=1000
 #     python tools/train.py configs/pretrain/fiber_nano_1xb32_1k_shapes.py
 #
 # Also the first stage of the demo (`tools/demo.py --coarse-steps N`) and of `tools/ablations.py`;

@@ -1,7 +1,7 @@
 # Fine-tuning of FIBER-nano for retrieval on Shapes, by contrast and by matching with hard
 # negatives; evaluated on 1,000 images by the dual encoder, without and with re-ranking.
 #
-#     python tools/make_shapes.py data/shapes --split train=6000,val=1000
+#     python tools/make_shapes.py data/shapes_captions --split train=6000,val=1000
 #     python tools/train.py configs/pretrain/fiber_nano_1xb32_1k_shapes.py
 #     python tools/train.py configs/retrieval/fiber_nano_1xb32_500_shapes.py \
 #         --cfg-options load_from=work_dirs/fiber_nano_1xb32_1k_shapes/iter_1000.pth \

@@ -22,14 +22,17 @@ def _segmentation(obj: ShapeObject, index: int, canvas: Canvas) -> Any:
     return dict(size=list(rle['size']), counts=rle['counts'].decode())
 
 
-def _overlap(a: Patch, b: Patch) -> int:
-    """Number of pixels that two masks share; their boxes overlap."""
+def _overlap(a: Patch, b: Patch, owner: np.ndarray, number: int) -> tuple[int, int]:
+    """Pixels that two masks share, whose boxes overlap, and how many of them ``number`` owns."""
     (ay, ax), (by, bx) = a.slices, b.slices
     y0, y1 = max(ay.start, by.start), min(ay.stop, by.stop)
     x0, x1 = max(ax.start, bx.start), min(ax.stop, bx.stop)
     first = a.mask[y0 - ay.start : y1 - ay.start, x0 - ax.start : x1 - ax.start]
     second = b.mask[y0 - by.start : y1 - by.start, x0 - bx.start : x1 - bx.start]
-    return int(np.count_nonzero(first & second))
+    shared = first & second
+    count = int(np.count_nonzero(shared))
+    seen = np.count_nonzero(shared & (owner[y0:y1, x0:x1] == number)) if count else 0
+    return count, int(seen)
 
 
 def _overlaps(canvas: Canvas) -> list[list[Any]]:
@@ -38,9 +41,10 @@ def _overlaps(canvas: Canvas) -> list[list[Any]]:
     for upper, (top, bottom, left, right) in enumerate(boxes):
         for lower, (y0, y1, x0, x1) in enumerate(boxes[:upper]):
             if y0 < bottom and top < y1 and x0 < right and left < x1:
-                shared = _overlap(patches[lower], patches[upper])
+                shared, seen = _overlap(patches[lower], patches[upper], canvas.owner, upper + 1)
                 if shared:
-                    out.append([lower, upper, round(shared / patches[lower].total, 3)])
+                    share = round(shared / patches[lower].total, 3)
+                    out.append([lower, upper, share, round(seen / shared, 3)])
     return out
 
 

@@ -29,7 +29,7 @@ from .render import encode, render
 from .scene import Scene, is_train, sample_scene
 from .tokenizer import write_tokenizer
 
-VERSION = 1  # raised whenever the same settings would give other files
+VERSION = 2  # raised whenever the same settings would give other files
 _CHUNK = 25
 _TAKEN = ('annotations', 'tokenizer', 'arrow', 'shards', entities.FOLDER)
 _MAX_IMAGES = 1_000_000  # ids of splits do not overlap up to here

@@ -25,6 +25,7 @@ _EDGE, _LOOSE_EDGE = 0.36, 0.5  # 'on the left': centre left of this share of th
 _MIDDLE, _LOOSE_MIDDLE = 0.38, 0.27
 _EXTREME_GAP, _SIZE_RATIO = 0.07, 1.3
 _COVERED = 0.1  # share of an object that is covered before it is called 'behind'
+_SEEN = 0.5  # share of the covered part where one sees what covers it
 
 
 def _positions(x: float, y: float, edge: float, inner: float) -> frozenset[str]:
@@ -66,7 +67,12 @@ class View:
             pairs += [('size', w) for w in ('small', 'large') if self.has_size(i, w, loose=True)]
             for pair in pairs:
                 self._having[pair] = self._having.get(pair, 0) | 1 << i
-        self._over = {(upper, lower): share for lower, upper, share in scene.overlaps}
+        self._over = {(upper, lower): share for lower, upper, share, _ in scene.overlaps}
+        self._clearly_over = {
+            (upper, lower)
+            for lower, upper, share, seen in scene.overlaps
+            if share > _COVERED and seen >= _SEEN
+        }
         self.known: dict[tuple, Any] = {}
 
     def having(self, attributes: dict[str, str]) -> int:
@@ -114,7 +120,7 @@ class View:
         if relation == BEHIND:
             a, relation, b = b, FRONT, a
         if relation == FRONT:
-            return self._over.get((a, b), 0.0) > (0.0 if loose else _COVERED)
+            return (a, b) in (self._over if loose else self._clearly_over)
         (ax, ay), (bx, by) = self.centres[a], self.centres[b]
         if relation == LEFT:
             along, across = bx - ax, by - ay
@@ -164,6 +170,6 @@ class View:
                     out.append([a, LEFT, b])
                 if by - ay >= _CLEAR and self.holds(a, ABOVE, b):
                     out.append([a, ABOVE, b])
-                if (a, b) in self._over and self.holds(a, FRONT, b):
+                if self.holds(a, FRONT, b):
                     out.append([a, FRONT, b])
         return out

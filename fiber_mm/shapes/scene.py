@@ -80,10 +80,11 @@ class ShapeObject:
 class Scene:
     """One image: objects, surroundings, and everything said about it.
 
-    ``overlaps`` holds ``[lower, upper, share]``: how much of the lower object the upper one's
-    outline covers. ``relations`` holds ``[subject, relation, object]`` index triples that are
-    clearly true (see `fiber_mm.shapes.relations`); ``captions`` and ``expressions`` are written
-    by `fiber_mm.shapes.language`.
+    ``overlaps`` holds ``[lower, upper, share, seen]``: how much of the lower object the upper
+    one's outline covers, and how much of that no third object covers in turn. ``relations`` holds
+    ``[subject, relation, object]`` index triples that are clearly true (see
+    `fiber_mm.shapes.relations`); ``captions`` and ``expressions`` are written by
+    `fiber_mm.shapes.language`.
     """
 
     image_id: int

@@ -1,6 +1,6 @@
 # Captioned Shapes images in Karpathy's JSON; squares of 96 pixels. Validated on the images of val,
 # which stand as Karpathy's test split.
-data_root = 'data/shapes/'
+data_root = 'data/shapes_captions/'
 tokenizer = data_root + 'tokenizer'
 shapes = dict(splits=dict(train=6000, val=1000), seed=0, image_size=256)
 
