@@ -3,7 +3,7 @@
 #
 #     torchrun --nproc_per_node 8 tools/train.py \
 #         configs/pretrain/fiber_swin-b_8xb64-acc8_100k_coco-vg-sbu-cc3m.py --launcher pytorch \
-#         --cfg-options load_from=start.pth load_strict=False
+#         --cfg-options load_from=start.pth
 _base_ = './fiber_swin-b_64xb64_100k_coco-vg-sbu-cc3m.py'
 
 parts = 8

@@ -310,7 +310,7 @@ def what_fits(
     Arguments are those of :func:`load_weights`.
     """
     checkpoint = with_state_dict(checkpoint, source)
-    _, renamed, faults = _compared(model, checkpoint, source, revise_keys)
+    model, renamed, faults = _compared(model, checkpoint, source, revise_keys)
     for what in ('unknown', 'of another shape'):
         if faults[what]:
             MMLogger.get_current_instance().warning(
@@ -319,6 +319,11 @@ def what_fits(
             )
     left_out = {*faults['unknown'], *(key.split(':')[0] for key in faults['of another shape'])}
     fitting = {key: value for key, value in renamed.items() if key not in left_out}
+    if not fitting:
+        raise CheckpointError(
+            f'none of the {len(renamed)} weights of {source} fits {type(model).__name__}: is it a '
+            'checkpoint of another model?'
+        )
     return {**checkpoint, 'state_dict': fitting}
 
 
@@ -359,14 +364,28 @@ def _compared(
     model: nn.Module, checkpoint: dict, source: str, revise_keys: Sequence[tuple[str, str]]
 ) -> tuple[nn.Module, dict[str, torch.Tensor], dict[str, list[str]]]:
     """The model without wrappers, the weights under the keys to load, and what does not fit."""
+    model = unwrapped(model)
+    renamed = revised(with_state_dict(checkpoint, source)['state_dict'], revise_keys)
+    return model, renamed, weight_faults(model, renamed)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of DDP and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
+    return model
+
+
+def revised(
+    state: Mapping[str, torch.Tensor], revise_keys: Sequence[tuple[str, str]]
+) -> dict[str, torch.Tensor]:
+    """Weights under new keys, by (pattern, replacement) pairs."""
     renamed = {}
-    for key, value in with_state_dict(checkpoint, source)['state_dict'].items():
+    for key, value in state.items():
         for pattern, replacement in revise_keys:
             key = re.sub(pattern, replacement, key)
         renamed[key] = value
-    return model, renamed, weight_faults(model, renamed)
+    return renamed
 
 
 def _shorten(names: Sequence[str], limit: int = 8) -> str:

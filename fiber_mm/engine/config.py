@@ -18,6 +18,7 @@ _OTHER_KEYS = (
     'custom_imports',
     'efficient_conv_bn_eval',
     'find_unused_parameters',
+    'load_leave_out',
     'load_strict',
     'model_wrapper_cfg',
     'runner_type',

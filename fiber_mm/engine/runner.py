@@ -25,10 +25,13 @@ from .checkpoint import (
     find_last_checkpoint,
     load_checkpoint_file,
     load_weights,
+    revised,
+    unwrapped,
     what_fits,
     with_state_dict,
 )
 from .config_text import FormattedOnce
+from .stages import adapt_to_stage
 
 _SEEDED_SAMPLERS = ('FiberInfiniteSampler', 'FiberEpochSampler')
 
@@ -41,6 +44,10 @@ class FiberRunner(Runner):
     - Every key of a loaded checkpoint is accounted for: unknown or mis-shaped ones are errors;
       missing ones too, except where training starts from ``load_from`` (those start fresh). The
       top-level key ``load_strict = False`` takes what fits, as mmengine does.
+    - ``load_from`` starts a training across stages: the encoder of a coarse checkpoint starts a
+      detector and the other way round, position-bias tables of other windows are resized. The
+      top-level key ``load_leave_out`` has regular expressions of keys that start fresh even so,
+      such as ``('alpha_',)`` for the gates.
     - Checkpoints are written atomically.
     - Data sets behind our samplers are seeded per sample.
     - ``launcher='pytorch'`` works without a GPU (gloo).
@@ -104,6 +111,8 @@ class FiberRunner(Runner):
         starts_training = self._trains and not self._resume
         allow_missing = strict is False or (strict is None and starts_training)
         source = str(filename)
+        if starts_training:
+            checkpoint = self._adapted(checkpoint, revise_keys)
         if strict is False:
             checkpoint = what_fits(self.model, checkpoint, source, revise_keys)
         else:
@@ -114,6 +123,13 @@ class FiberRunner(Runner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def _adapted(self, checkpoint: dict, revise_keys: list) -> dict:
+        state = revised(checkpoint['state_dict'], revise_keys)
+        patterns = self.cfg.get('load_leave_out') or ()
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        adapted = adapt_to_stage(unwrapped(self.model), state, patterns)
+        return {**checkpoint, 'state_dict': adapted}
 
     @staticmethod
     def _check_resumable(checkpoint: dict, filename: str) -> None:

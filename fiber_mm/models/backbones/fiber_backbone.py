@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from fiber_mm.core import FiberCfg, FiberEncoder, FusionCfg, RobertaCfg, SwinCfg
+from fiber_mm.engine.stages import resize_tables_on_load
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import FusedFeatures, ImageTrunk, TextTrunk
 
@@ -60,7 +61,8 @@ class FiberBackbone(BaseModule):
         out_indices: Stages, from 0, whose maps are handed on.
         with_cp: Recompute blocks in the backward pass to save memory.
         init_cfg: mmengine's initialisation, for example ``dict(type='Pretrained',
-            checkpoint=..., prefix='backbone.')``.
+            checkpoint=...)`` with a checkpoint of the coarse stage, or of a detector with
+            ``prefix='backbone.'``. Position-bias tables of other windows are resized.
     Raises: TypeError: for a setting that the dataclasses do not have.
     """
 
@@ -75,6 +77,7 @@ class FiberBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.encoder = build_encoder(swin, roberta, fusion, with_cp)
+        self.encoder.register_load_state_dict_pre_hook(resize_tables_on_load)
         stages = len(self.encoder.cfg.swin.depths)
         if not out_indices or any(not 0 <= i < stages for i in out_indices):
             raise ValueError(f'out_indices must name stages in 0..{stages - 1}, got {out_indices}')

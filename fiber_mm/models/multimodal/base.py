@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from fiber_mm.engine.stages import resize_tables_on_load
 from fiber_mm.models.backbones.fiber_backbone import build_encoder
 from fiber_mm.models.multimodal.heads import ITMHead, MLMHead, Pooler, init_head
 from fiber_mm.registry import MODELS
@@ -89,6 +90,7 @@ class FiberMultimodal(BaseModel):
         if unknown:
             raise ValueError(f'unknown parts {sorted(unknown)}; there are {PARTS}')
         self.encoder = build_encoder(swin, roberta or {}, fusion, with_cp)
+        self.encoder.register_load_state_dict_pre_hook(resize_tables_on_load)
         cfg = self.encoder.cfg
         text_dim = cfg.roberta.hidden_size
         image_dim = cfg.swin.width(len(cfg.swin.depths) - 1)

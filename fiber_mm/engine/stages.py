@@ -1,0 +1,95 @@
+"""Weights of one stage for a model of the other: the encoder, and nothing else, is shared.
+
+Models of the coarse stage have it as ``encoder``, detectors as ``backbone.encoder``; windows, and
+with them the position-bias tables, may differ in size between any two models.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from fiber_mm.convert import Report
+from fiber_mm.convert.files import log_summary
+from fiber_mm.core.window import resize_bias_table
+
+_COARSE, _FINE = 'encoder.', 'backbone.encoder.'
+_TABLE = 'relative_position_bias_table'
+
+
+def adapt_to_stage(
+    model: nn.Module, state: Mapping[str, Tensor], leave_out: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """A checkpoint's weights as a model is to start from them.
+
+    Weights of a model of the other stage are reduced to the encoder and renamed; position-bias
+    tables of other windows are resized bicubically. What is used, new, resized and dropped is
+    logged. Weights of the same stage with the same windows are returned as they are.
+
+    Args:
+        model: Without wrappers.
+        state: Key -> tensor.
+        leave_out: Regular expressions (``re.search``) of keys of the model that start fresh.
+    """
+    own = model.state_dict()
+    here, there = _prefix(own), _prefix(state)
+    crossed = None not in (here, there) and here != there
+    report, found = Report('ours'), {}
+    for key, value in state.items():
+        name = key
+        if crossed:
+            name = here + key[len(there) :] if key.startswith(there) else None
+            if name not in own:
+                report.dropped[key] = 'not in a model of the other stage'
+                continue
+        if any(re.search(pattern, name) for pattern in leave_out):
+            report.dropped[key] = 'left out, starts fresh'
+            continue
+        if name.endswith(_TABLE) and name in own and len(value) != len(own[name]):
+            report.resized[name] = f'window {_window(value)} -> {_window(own[name])}'
+            value = resize_bias_table(value, _window(own[name]))
+        found[name] = value
+        report.used[key] = name
+    if crossed or report.resized or report.dropped:
+        report.fresh = {name: 'new' for name in own if name not in found}
+        log_summary(report)
+    return found
+
+
+def resize_tables_on_load(
+    encoder: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    """A ``load_state_dict`` pre-hook: bring position-bias tables to the windows of an encoder.
+
+    So that ``init_cfg=dict(type='Pretrained', ...)`` starts a model from one with other windows.
+    Loading that accounts for every key (``FiberRunner``, ``FiberGrounder``) has refused such
+    tables before, where they are not wanted.
+    """
+    resized = set()
+    for name, own in encoder.named_parameters():
+        key = prefix + name
+        value = state.get(key)
+        if name.endswith(_TABLE) and value is not None and len(value) != len(own):
+            resized.add(f'{_window(value)} -> {_window(own)}')
+            state[key] = resize_bias_table(value, _window(own))
+    if resized:
+        MMLogger.get_current_instance().info(
+            f'position-bias tables are resized, window {", ".join(sorted(resized))}'
+        )
+
+
+def _prefix(keys: Mapping[str, Any]) -> str | None:
+    """Where the encoder is among the keys of a model; None where there is none."""
+    for prefix in (_FINE, _COARSE):
+        if any(key.startswith((f'{prefix}image.', f'{prefix}text.')) for key in keys):
+            return prefix
+    return None
+
+
+def _window(table: Tensor) -> int:
+    return (math.isqrt(len(table)) + 1) // 2
