@@ -1,10 +1,15 @@
 """Every config parses and builds without network; the released ones take a training step."""
 
 import copy
+import importlib.util
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from mmdet.apis import DetInferencer
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from shapes_fixture import shapes_root  # noqa: F401
@@ -273,6 +278,63 @@ def test_texts_of_an_image_are_evaluated_together(name, shapes_root):  # noqa: F
     assert all(len(set(batch)) == 1 and len(batch) <= 5 for batch in batches)
     assert sum(map(len, batches)) == len(loader.dataset)
     assert len(batches) < len(loader.dataset) / 2
+
+
+@pytest.mark.parametrize(
+    ('name', 'metric'),
+    [
+        ('fiber_nano_1xb8_demo_shapes', 'coco/bbox_mAP_50'),
+        ('fiber_nano_eval_flickr30k_shapes', 'flickr30k/R@1'),
+        ('fiber_nano_eval_refcoco_shapes', 'refexp/precision@1'),
+        ('fiber_nano_eval_lvis_shapes', 'lvis_fixed_ap/AP'),
+    ],
+)
+def test_nano_is_evaluated_as_the_benchmarks_are(name, metric, shapes_root, tmp_path):  # noqa: F811
+    cfg = on_shapes(get_config(name), shapes_root, 'val', vocabulary(shapes_root))
+    cfg.model.backbone.swin.update(embed_dim=8, num_heads=(1, 2, 2, 4), depths=(1, 1, 1, 1))
+    cfg.model.neck.in_channels = [
+        8 * 2**i for i in cfg.model.backbone.get('out_indices', (1, 2, 3))
+    ]
+    for node in nodes(cfg._cfg_dict):
+        if node.get('test_mode'):
+            node['indices'] = 4
+    cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg.pop(key)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks'):
+        cfg.pop(key, None)
+    metrics = RUNNERS.build(cfg).test()
+    assert metric in metrics, sorted(metrics)
+    assert 0 <= metrics[metric] <= 1
+
+
+@pytest.mark.parametrize(
+    'name', [n for n in CONFIGS if n.startswith('grounding/') and 'heatmap' not in n]
+)
+def test_the_hosts_tools_find_the_pipelines(name):
+    """Those of mmdet's DetInferencer, and of test-time augmentation."""
+    cfg = get_config(name)
+    init_default_scope('mmdet')
+    steps = DetInferencer._init_pipeline(DetInferencer.__new__(DetInferencer), cfg).transforms
+    assert type(steps[-1]).__name__ == 'FiberPackInputs'
+    path = Path(__file__).parents[1] / 'tools' / 'test.py'
+    spec = importlib.util.spec_from_file_location('fiber_tool_test', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tool = copy.deepcopy(cfg)
+    module.use_test_time_augmentation(tool)
+    assert tool.model.type == 'FiberDetTTAModel'
+    views = Compose(copy.deepcopy(tool.tta_pipeline)).transforms[-1]
+    assert type(views).__name__ == 'TestTimeAug'
+    flips = [node for node in nodes(tool.tta_pipeline) if node.get('type') == 'RandomFlip']
+    # "The left one" is another one in a mirrored image.
+    assert len(flips) == (0 if 'refcoco' in name else 2)
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if re.search(r'_\d+xb\d+', name)])
+def test_rates_are_meant_for_the_batch_of_the_name(name):
+    processes, batch = map(int, re.search(r'_(\d+)xb(\d+)', name).groups())
+    assert get_config(name).auto_scale_lr.base_batch_size == processes * batch
 
 
 @pytest.mark.slow

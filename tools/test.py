@@ -72,8 +72,13 @@ def load_config(args: argparse.Namespace) -> Config:
 def use_test_time_augmentation(cfg: Config) -> None:
     """Exchange model and pipeline for their augmented versions; default: flipped, too."""
     dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
+    while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset.dataset
+    if 'pipeline' not in dataset:
+        raise ConfigError(
+            f'--tta does not find the pipeline of {dataset.type}: several data sets share one in '
+            'FiberConcatDataset(pipeline=..., datasets=[...])'
+        )
     if 'tta_model' not in cfg:
         nms = dict(type='nms', iou_threshold=0.5)
         cfg.tta_model = dict(type='FiberDetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))

@@ -71,6 +71,8 @@ def load_config(args: argparse.Namespace) -> Config:
             cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
         else:
             cfg.optim_wrapper.type = 'FiberBf16OptimWrapper'
+            for key in ('loss_scale', 'dtype'):  # of AmpOptimWrapper
+                cfg.optim_wrapper.pop(key, None)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError(

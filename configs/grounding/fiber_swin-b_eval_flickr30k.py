@@ -21,7 +21,8 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     batch_sampler=dict(type='FiberSameImageBatchSampler'),
     dataset=dict(
-        type='ConcatDataset',
+        type='FiberConcatDataset',
+        pipeline=_base_.test_pipeline,
         datasets=[
             dict(
                 type='FiberMDETRDataset',
@@ -29,7 +30,6 @@ test_dataloader = dict(
                 ann_file=f'final_flickr_separateGT_{split}.json',
                 data_prefix=dict(img='flickr30k_images/'),
                 test_mode=True,
-                pipeline=_base_.test_pipeline,
             )
             for split in splits
         ],

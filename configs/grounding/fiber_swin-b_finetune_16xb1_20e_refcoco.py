@@ -39,7 +39,8 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     batch_sampler=dict(type='FiberSameImageBatchSampler'),
     dataset=dict(
-        type='ConcatDataset',
+        type='FiberConcatDataset',
+        pipeline=_base_.test_pipeline,
         datasets=[
             dict(
                 type='FiberMDETRDataset',
@@ -47,7 +48,6 @@ test_dataloader = dict(
                 ann_file=f'mdetr_annotations/finetune_refcoco_{split}.json',
                 data_prefix=dict(img='train2014/'),
                 test_mode=True,
-                pipeline=_base_.test_pipeline,
             )
             for split in splits
         ],
@@ -58,3 +58,4 @@ test_evaluator = dict(
     metrics=[dict(type='FiberRefExpMetric') for _ in splits],
     dataset_prefixes=list(splits),
 )
+auto_scale_lr = dict(base_batch_size=16)

@@ -30,7 +30,12 @@ test_dataloader = dict(
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='mmdet.ConcatDataset',
+        type='FiberConcatDataset',
+        pipeline=[
+            dict(type='FiberLoadImage', color_type='color_ignore_orientation'),
+            dict(type='FiberSquareResize', size=384),
+            dict(type='FiberPackInputs'),
+        ],
         datasets=[
             dict(
                 type='FiberMDETRDataset',
@@ -38,11 +43,6 @@ test_dataloader = dict(
                 ann_file=f'final_flickr_separateGT_{split}.json',
                 data_prefix=dict(img='flickr30k_images/'),
                 test_mode=True,
-                pipeline=[
-                    dict(type='FiberLoadImage', color_type='color_ignore_orientation'),
-                    dict(type='FiberSquareResize', size=384),
-                    dict(type='FiberPackInputs'),
-                ],
             )
             for split in splits
         ],

@@ -17,3 +17,4 @@ param_scheduler = [
     dict(type='PolyLR', power=1.0, eta_min=0.0, begin=warmup, end=iterations + 1, by_epoch=False),
 ]
 default_hooks = dict(logger=dict(interval=50 * parts), checkpoint=dict(interval=2500 * parts))
+auto_scale_lr = dict(base_batch_size=4096 // parts)

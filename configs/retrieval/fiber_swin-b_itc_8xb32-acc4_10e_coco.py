@@ -39,3 +39,4 @@ val_evaluator = _base_.test_evaluator
 val_cfg = dict(type='FiberRetrievalValLoop', protocols=('itc',))
 
 optim_wrapper = dict(accumulative_counts=4)
+auto_scale_lr = dict(base_batch_size=1024 // 4)  # of a part

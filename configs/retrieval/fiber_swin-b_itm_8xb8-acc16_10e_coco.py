@@ -21,3 +21,4 @@ model = dict(losses=('itm',), hard_negatives=False)
 train_dataloader = dict(batch_size=8)
 test_cfg = dict(type='FiberRetrievalTestLoop', protocols=('itm',))
 optim_wrapper = dict(accumulative_counts=16)
+auto_scale_lr = dict(base_batch_size=1024 // 16)  # of a part

@@ -2,6 +2,7 @@
 
 from .arrow import FiberArrowDataset
 from .coco import FiberCocoDataset, FiberLVISDataset
+from .concat import FiberConcatDataset
 from .image_text import FiberImageTextDataset, FiberKarpathyDataset, FiberVGCaptionDataset
 from .mdetr import FiberMDETRDataset
 from .odvg import FiberODVGDataset
@@ -25,6 +26,7 @@ from .transforms import (
 __all__ = [
     'FiberArrowDataset',
     'FiberCocoDataset',
+    'FiberConcatDataset',
     'FiberImageTextDataset',
     'FiberInclusiveBoxes',
     'FiberKarpathyDataset',

@@ -203,6 +203,13 @@ def _numbers(metrics: dict[str, Any], settings: DemoSettings) -> str:
                 f'{_percent(maps["pointing_centre"])})',
             ]
         )
+        rows.append(
+            [
+                'The box around it overlaps one of its (IoU 0.5)',
+                _percent(maps['box_recall@0.5']),
+                f'{_percent(maps["box_recall_image"])} (the whole image as the box)',
+            ]
+        )
     curves = read_curves(settings.coarse_train_dir).train
     lines = {
         title: curves[name]

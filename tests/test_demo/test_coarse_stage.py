@@ -70,7 +70,13 @@ def test_coarse_to_fine(finished):
     assert 0 < maps['pointing_chance'] < 1
     html = settings.report.read_text()
     assert coarse['training']['config'] == settings.coarse_config
-    for title in ('Before any box', 'Images that a caption finds', 'Phrases seen without boxes'):
+    assert f'{100 * maps["box_recall@0.5"]:.1f} %' in html
+    for title in (
+        'The box around it overlaps',
+        'Before any box',
+        'Images that a caption finds',
+        'Phrases seen without boxes',
+    ):
         assert title in html
 
     # The fine stage starts from the coarse weights: windows of 6 tokens became windows of 5.

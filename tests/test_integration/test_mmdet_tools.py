@@ -10,13 +10,6 @@ import pytest
 import torch
 
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
-#: mmdet's flip augmentation; what it packs must hold the text.
-TTA = dict(
-    tta_model=dict(
-        type='FiberDetTTAModel',
-        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=50),
-    ),
-)
 
 
 def run_tool(monkeypatch, name: str, *args: str) -> None:
@@ -47,13 +40,6 @@ def test_train_then_test(nano_cfg, tmp_path, monkeypatch, runner):
         cfg.pop('runner_type')
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     cfg.default_hooks.checkpoint.interval = 1
-    pipeline = cfg.test_dataloader.dataset.pipeline
-    cfg.merge_from_dict(TTA)
-    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-    cfg.tta_pipeline = [
-        *pipeline[:-1],
-        dict(type='TestTimeAug', transforms=[flips, [dict(type='FiberPackInputs')]]),
-    ]
     path = tmp_path / 'nano.py'
     cfg.dump(path)
     run_tool(monkeypatch, 'train', str(path), '--work-dir', str(tmp_path / 'train'))

@@ -34,6 +34,7 @@ def test_flips_are_merged(nano_cfg, model, photo):
     seen = [(*b.tolist(), s.item()) for b, s in zip(both.bboxes, both.scores)]
     assert set(seen) <= pool
     assert both.scores[0] == torch.maximum(mirrored.scores[0], plain.scores[0])
+    assert both.label_names == [('red circle', 'blue square')[label] for label in both.labels]
     # Boxes of the mirrored view are mirrored back, into the original image.
     width = 128
     assert (both.bboxes[:, 0] >= -1).all()

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from test_engine import toy_training as toy
 
+from fiber_mm.config_lookup import get_config_path
 from fiber_mm.engine import ConfigError
 
 TOOLS = Path(__file__).parents[2] / 'tools'
@@ -100,6 +102,11 @@ def test_options_reach_the_config(tmp_path, monkeypatch):
     assert cfg.runner_type == 'FiberRunner'
     wanted = 'AmpOptimWrapper' if torch.cuda.is_available() else 'FiberBf16OptimWrapper'
     assert cfg.optim_wrapper.type == wanted
+    released = load('train', get_config_path('fiber_swin-b_finetune_16xb2_24e_coco'), '--amp')
+    assert released.optim_wrapper.get('loss_scale') == (
+        'dynamic' if torch.cuda.is_available() else None
+    )
+    build_optim_wrapper(torch.nn.Linear(1, 1), released.optim_wrapper)
     scaled = write_config(tmp_path, auto_scale_lr=dict(base_batch_size=16))
     assert load('train', scaled, '--auto-scale-lr').auto_scale_lr.enable
 

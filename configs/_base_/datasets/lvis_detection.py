@@ -26,3 +26,4 @@ val_dataloader = dict(
 val_evaluator = dict(type='FiberLVISFixedAPMetric', ann_file=_base_.data_root + minival)
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
+tta_model = dict(tta_cfg=dict(max_per_img=300))

@@ -3,6 +3,17 @@
 _base_ = './fiber_pipelines.py'
 data_root = 'data/coco/'
 
+# Two sizes instead of mirror images: "the left one" must stay on the left.
+tta_pipeline = [
+    _base_.load_image,
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='FiberResize', short=short, max_long=1333) for short in (640, 800)],
+            [_base_.pack],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=1,
     num_workers=4,

@@ -35,6 +35,18 @@ caption_pipeline = [
     pack,
 ]
 test_pipeline = [load_image, dict(type='FiberResize', short=192, max_long=None), pack]
+# Test-time augmentation (tools/test.py --tta, ours and mmdet's): the image and its mirror image.
+tta_model = dict(
+    type='FiberDetTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100),
+)
+tta_pipeline = [
+    *test_pipeline[:-1],
+    dict(
+        type='TestTimeAug',
+        transforms=[[dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)], [pack]],
+    ),
+]
 
 detection = dict(
     type='FiberODVGDataset',

@@ -25,3 +25,5 @@ param_scheduler = [
         by_epoch=False,
     ),
 ]
+# The batch that the rate is meant for: tools/train.py --auto-scale-lr scales by it.
+auto_scale_lr = dict(enable=False, base_batch_size=32)

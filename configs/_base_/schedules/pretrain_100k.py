@@ -15,3 +15,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, begin=0, end=warmup + 1, by_epoch=False),
     dict(type='PolyLR', power=1.0, eta_min=0.0, begin=warmup, end=iterations + 1, by_epoch=False),
 ]
+# The batch that the rate is meant for: tools/train.py --auto-scale-lr scales by it.
+auto_scale_lr = dict(enable=False, base_batch_size=4096)

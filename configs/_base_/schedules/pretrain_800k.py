@@ -33,3 +33,5 @@ param_scheduler = [
 custom_hooks = [
     dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.001, priority=49)
 ]
+# The batch that the rate is meant for: tools/train.py --auto-scale-lr scales by it.
+auto_scale_lr = dict(enable=False, base_batch_size=64)

@@ -29,3 +29,5 @@ param_scheduler = [
 ]
 # Each of the two losses leaves some parameters of the encoder unused.
 find_unused_parameters = True
+# The batch that the rate is meant for: tools/train.py --auto-scale-lr scales by it.
+auto_scale_lr = dict(enable=False, base_batch_size=1024)

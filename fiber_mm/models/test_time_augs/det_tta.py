@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models.test_time_augs import DetTTAModel
+from mmdet.structures import DetDataSample
 from torch import Tensor
 
 from fiber_mm.registry import MODELS
@@ -21,6 +22,7 @@ class FiberDetTTAModel(DetTTAModel):
     mirrors x to w - x, as is right for boxes whose far edges are exclusive. With the head's
     inclusive corners every box of a mirrored view would come back one pixel of the network input
     beside its place. Other detectors (a head without ``box_end``) are mirrored as mmdet does.
+    Boxes keep their ``label_names``.
     """
 
     def merge_aug_bboxes(
@@ -36,6 +38,18 @@ class FiberDetTTAModel(DetTTAModel):
                 for boxes, meta in zip(aug_bboxes, img_metas)
             ]
         return super().merge_aug_bboxes(aug_bboxes, aug_scores, img_metas)
+
+    def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
+        """mmdet's, and the names of the boxes that are left."""
+        names: dict[int, str] = {}
+        for found in (sample.pred_instances for sample in data_samples):
+            if 'label_names' in found:
+                names.update(zip(found.labels.tolist(), found.label_names))
+        merged = super()._merge_single_sample(data_samples)
+        if names:
+            labels = merged.pred_instances.labels.tolist()
+            merged.pred_instances.label_names = [names[label] for label in labels]
+        return merged
 
 
 def _mirrored(meta: dict, boxes: Tensor) -> Tensor:
