@@ -4,6 +4,11 @@ import os
 
 # Before torch is imported. Two threads at most: more only get in each other's way on tiny models.
 os.environ.setdefault('OMP_NUM_THREADS', str(min(2, os.cpu_count() or 1)))
+# Tests are on the CPU, even beside a GPU; the few that compare the two want it shown.
+os.environ.update({} if os.environ.get('FIBER_TEST_CUDA') == '1' else {'CUDA_VISIBLE_DEVICES': ''})
+# Formulations by their defaults.
+os.environ.pop('FIBER_LINEAR', None)
+os.environ.pop('FIBER_DEFORM_BACKEND', None)
 # A test that would download fails at once and says so.
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['TOKENIZERS_PARALLELISM'] = 'false'

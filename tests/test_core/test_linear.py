@@ -1,5 +1,7 @@
 """Both formulations of a linear layer."""
 
+import runpy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -81,6 +83,16 @@ def test_convolutions_leave_an_autocast_that_is_slower_than_fp32(backend, monkey
     with torch.autocast('cpu', torch.bfloat16):
         assert wants_fp32(cpu) == (backend == 'auto')
         assert not wants_fp32(torch.device('cuda'))
+
+
+def test_the_environment_chooses(monkeypatch):
+    def backend(value):
+        monkeypatch.setenv('FIBER_LINEAR', value)
+        return runpy.run_path(module.__file__)['_backend']
+
+    assert backend('conv') == 'conv'
+    with pytest.raises(ValueError, match="FIBER_LINEAR='onednn' is unknown; choose one of"):
+        backend('onednn')
 
 
 def test_set_linear_backend_returns_the_one_before_and_refuses_others():

@@ -135,9 +135,8 @@ def test_refcoco(folder, rows, name):
 
 @pytest.mark.parametrize('split', list(SPLITS))
 def test_lvis(folder, rows, split):
-    pytest.importorskip('lvis')
-    data = build(folder, 'LVISV1Dataset', split, f'lvis_v1_{split}.json', test_mode=True,
-                 data_prefix=dict(img=''), metainfo=dict(classes=V.LVIS_NAMES))  # fmt: skip
+    data = build(folder, 'FiberLVISDataset', split, f'lvis_v1_{split}.json', test_mode=True,
+                 data_prefix=dict(img=''))  # fmt: skip
     assert len(data) == SPLITS[split]
     for i, scene in enumerate(rows[split]):
         info = data.get_data_info(i)

@@ -26,13 +26,6 @@ def tool(name: str):
     return module
 
 
-@pytest.fixture(autouse=True)
-def _untuned(monkeypatch):
-    """The allocator setting cannot be taken back, so tests leave it alone."""
-    monkeypatch.setattr('fiber_mm.engine.tune_cpu_allocator', lambda: False)
-    monkeypatch.delenv('LOCAL_RANK', raising=False)
-
-
 @pytest.fixture
 def checkpoint(tmp_path):
     init_default_scope('mmpretrain')

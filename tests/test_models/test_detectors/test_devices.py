@@ -57,12 +57,14 @@ def detector():
 def on_cuda():
     """Everything that is made inside is a fake tensor on CUDA."""
     # `torch.autocast` itself does nothing where CUDA is missing.
+    before = torch.get_autocast_dtype('cuda')
     torch.set_autocast_enabled('cuda', True)
     torch.set_autocast_dtype('cuda', torch.bfloat16)
     fake = FakeTensorMode(allow_non_fake_inputs=False, shape_env=ShapeEnv())
     with fake, torch.device('cuda'):
         yield
     torch.set_autocast_enabled('cuda', False)
+    torch.set_autocast_dtype('cuda', before)
     torch.clear_autocast_cache()
 
 
