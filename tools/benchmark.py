@@ -23,7 +23,8 @@ line before it holds the rest: those operations (tflop), the device, detect_chun
 first chunk alone (ratio_to_one_chunk), detect_captions beside one call for each caption
 (ratio_to_one_by_one). With --against plain, a second process takes turns with the
 first: torchvision's deformable convolution, F.linear, attention written out, every use of an image
-encoded anew, fp32; speedup is the median ratio of neighbouring runs. See docs/performance.md.
+encoded anew, fp32; speedup is the median ratio of neighbouring runs (pretrain_step_queue: as many
+passes, with negatives from the batch and without the memory of a queue). See docs/performance.md.
 """
 
 from __future__ import annotations

@@ -144,7 +144,10 @@ def detect_case(spec: Spec, size: tuple[int, int], chunks: int) -> Case:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'):
             return model.predict(image, [sample])[0]
 
-    with torch.no_grad():
+    with (
+        torch.no_grad(),
+        torch.autocast(image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'),
+    ):
         trained_scores(model, image, sample)
     flops = detector_flops(model, *size, len(prompts[0]), chunks)
     return Case(run, flops, dict(one_chunk=lambda: run(1)) if chunks > 1 else {})
@@ -174,7 +177,10 @@ def captions_case(spec: Spec, size: tuple[int, int], captions: int) -> Case:
     def one_by_one() -> list[DetDataSample]:
         return [predict(image, [each])[0] for each in samples]
 
-    with torch.no_grad():
+    with (
+        torch.no_grad(),
+        torch.autocast(image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'),
+    ):
         trained_scores(model, image, samples[0])
     flops = detector_flops(model, *size, len(samples[0].prompts[0]), captions)
     return Case(one_by_one if spec.plain else together, flops, dict(one_by_one=one_by_one))
@@ -199,13 +205,14 @@ def train_case(spec: Spec, size: tuple[int, int]) -> Case:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=1e-4)
 
-    def run() -> None:
+    def run() -> dict[str, Tensor]:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=spec.precision == 'bf16'):
             losses = model.loss(image, [sample])
         sum(losses.values()).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        return {name: loss.detach() for name, loss in losses.items()}
 
     return Case(run, detector_flops(model, *size, len(prompt), training=True))
 

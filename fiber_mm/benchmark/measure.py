@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import statistics
 import sys
@@ -42,7 +43,7 @@ DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
 def wait_for(device: str) -> None:
     """Until the device has done its work."""
     if torch.device(device).type == 'cuda':
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def seconds_of(function, device: str) -> float:
@@ -55,24 +56,29 @@ def seconds_of(function, device: str) -> float:
 
 
 def peak_gflops(precision: str, device: str, repeats: int = 5, side: int = 2048) -> float:
-    """Best rate of ``torch.mm`` and of a 1x1 convolution, in 1e9 operations a second."""
-    dtype = DTYPES[precision]
-    a, b = (torch.full((side, side), 1e-3, dtype=dtype, device=device) for _ in range(2))
-    image = a.view(1, side // 32, 32, side).permute(0, 3, 1, 2)  # channels last
-    kernel = b[:, :, None, None]
+    """Best rate of ``torch.mm`` and of a 1x1 convolution, in 1e9 operations a second.
+
+    For bf16 on a CPU the best of products in bf16 and in fp32: without instructions for bf16 our
+    linear layers multiply in fp32.
+    """
+    kinds = [precision]
+    if precision == 'bf16' and torch.device(device).type == 'cpu':
+        kinds.append('fp32')
+    functions = []
+    for kind in kinds:
+        a, b = (torch.full((side, side), 1e-3, dtype=DTYPES[kind], device=device) for _ in 'ab')
+        image = a.view(1, side // 32, 32, side).permute(0, 3, 1, 2)  # channels last
+        functions.append(functools.partial(torch.mm, a, b))
+        functions.append(functools.partial(F.conv2d, image, b[:, :, None, None]))
     with torch.inference_mode():
-        best = min(
-            seconds_of(function, device)
-            for _ in range(repeats)
-            for function in (lambda: torch.mm(a, b), lambda: F.conv2d(image, kernel))
-        )
+        best = min(seconds_of(f, device) for _ in range(repeats) for f in functions)
     return 2 * side**3 / best / 1e9
 
 
 def peak_memory_mb(device: str) -> float:
     """Largest resident set of this process, or largest allocation on a GPU, in 2**20 bytes."""
     if torch.device(device).type == 'cuda':
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path('/proc/self/status')
     if status.exists():
         # Not resource.getrusage: on Linux that starts with what the parent process needed.
@@ -88,6 +94,7 @@ def serve(connection: Connection, spec: Spec, threads: int | None) -> None:
     """A worker: builds the case, then answers ``run``, ``NAME`` (beside), ``peak``, ``stop``."""
     if threads:
         torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, for convolutions, too
     if not spec.plain:
         tune_cpu_allocator()
         set_linear_backend('auto')

@@ -4,9 +4,11 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_models.test_multimodal.toy import ENCODER, PRETRAIN
+from torch.utils.flop_counter import FlopCounterMode
 
-from fiber_mm.benchmark import CASES, Spec, coarse
+from fiber_mm.benchmark import CASES, Spec, coarse, plain
 from fiber_mm.registry import MODELS
 
 TOY = dict(PRETRAIN, roberta=dict(ENCODER['roberta'], max_position_embeddings=60))
@@ -26,7 +28,8 @@ def test_cases_run(name, precision):
 
 def test_all_pairs_have_the_same_scores_either_way():
     shared = CASES['itm_rerank'](spec('itm_rerank')).run()
-    anew = CASES['itm_rerank'](spec('itm_rerank', plain=True)).run()
+    with plain.plain_formulation():
+        anew = CASES['itm_rerank'](spec('itm_rerank', plain=True)).run()
     assert shared.shape == (coarse.IMAGES, coarse.CAPTIONS)
     torch.testing.assert_close(shared, anew)
 
@@ -37,8 +40,33 @@ def test_the_plain_step_computes_the_same_losses():
     other = torch.tensor([2, 0, 1])
     with mock.patch.object(model, 'draw_negatives', return_value=(other, other)):
         shared = model.loss(images, texts)
-    for name, value in coarse.unshared_losses(model, images, texts).items():
+    with plain.plain_formulation():
+        anew = coarse.unshared_losses(model, images, texts)
+    assert anew.keys() == {name for name in shared if name.startswith('loss_')}
+    for name, value in anew.items():
         torch.testing.assert_close(shared[name], value)
+
+
+def counted(function):
+    """Operations that PyTorch sees; attention written out, since it leaves the fused one out."""
+    counter = FlopCounterMode(display=False)
+    with mock.patch.object(F, 'scaled_dot_product_attention', plain.attention), counter:
+        function()
+    return counter.get_total_flops()
+
+
+def test_the_formulas_count_what_pytorch_counts():
+    rerank = CASES['itm_rerank'](spec('itm_rerank'))
+    assert rerank.flops == pytest.approx(counted(rerank.run), rel=0.02)
+    images, texts = torch.randn(2, 3, 64, 64), coarse.make_texts(2, 40, 30, 'cpu')
+    for negatives, settings in (('batch', {}), ('queue', dict(queue=dict(size=8)))):
+        model = MODELS.build(dict(TOY, negatives=negatives, **settings)).train()
+        if negatives == 'queue':
+            model.queue.mean, model.queue.std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+            coarse.fill_queue(model, 64, 40, 'cpu')
+        forward = counted(lambda m=model: m.loss(images, texts))
+        flops = coarse.pretrain_flops(model, 64, texts, negatives)
+        assert flops / 3 == pytest.approx(forward, rel=0.02)
 
 
 def test_operations_of_the_released_model():

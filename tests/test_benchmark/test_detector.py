@@ -37,6 +37,25 @@ def test_the_plain_formulation_finds_the_same_boxes():
     assert len(ours) == 20
     torch.testing.assert_close(ours.scores, plainly.scores, rtol=1e-4, atol=1e-5)
     assert ours.labels.tolist() == plainly.labels.tolist()
+    torch.testing.assert_close(ours.bboxes, plainly.bboxes, rtol=1e-3, atol=1e-2)
+
+
+def test_the_plain_formulation_has_the_same_losses():
+    """In a second step, too, so the gradients agree; without DropBlock and drop path."""
+    still = merge(
+        TOY, dict(backbone=dict(swin=dict(drop_path_rate=0.0)), neck=dict(drop_block=None))
+    )
+    ours, plainly = (
+        Spec('train_step', size=SIZE, model=still, plain=kind) for kind in (False, True)
+    )
+    ours = CASES['train_step'](ours)
+    ours = [ours.run(), ours.run()][1]
+    with plain.plain_formulation():
+        case = CASES['train_step'](plainly)
+        plainly = [case.run(), case.run()][1]
+    assert ours.keys() == plainly.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(plainly[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_captions_in_one_batch_find_what_each_finds_alone():
@@ -46,6 +65,7 @@ def test_captions_in_one_batch_find_what_each_finds_alone():
     for one, other in zip(together, singly):
         one, other = one.pred_instances, other.pred_instances
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.bboxes, other.bboxes, rtol=1e-3, atol=1e-2)
 
 
 def test_the_plain_formulation_encodes_the_image_for_every_caption(monkeypatch):

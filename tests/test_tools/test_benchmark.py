@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_models.test_detectors.toy import CONFIG, merge
 
-from fiber_mm.benchmark import KEYS, Spec, compare
+from fiber_mm.benchmark import KEYS, Spec, compare, measure
 from fiber_mm.benchmark.measure import peak_gflops
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'benchmark.py'
@@ -58,11 +58,67 @@ def test_processes_take_turns():
     assert set(KEYS) < set(report)
     assert report['runs'] == 2
     assert report['threads'] == 1
-    assert report['ratio_to_one_chunk'] > 1
-    assert report['speedup'] > 0
+    assert {'ratio_to_one_chunk', 'seconds_one_chunk', 'speedup', 'plain_seconds'} < set(report)
     assert report['peak_memory_mb'] > 100
-    rate = report['tflop'] * 1e3 / report['seconds']
-    assert report['fraction'] == pytest.approx(rate / report['peak_gflops'], rel=0.2, abs=1e-3)
+
+
+class ScriptedWorker:
+    """Answers with given seconds, as they come."""
+
+    SECONDS = {
+        False: dict(run=[4.0, 1.0, 2.0], one_chunk=[2.0, 0.25, 1.0], peak=[50.0, 100.0, 80.0]),
+        True: dict(run=[12.0, 2.0, 8.0]),
+    }
+
+    def __init__(self, spec, threads):
+        assert spec.precision == ('fp32' if spec.plain else 'bf16')
+        self.answers = {name: iter(values) for name, values in self.SECONDS[spec.plain].items()}
+        self.memory = 300.4 if spec.plain else 200.6
+        self.about = dict(flops=5e10, threads=threads, beside=['one_chunk'])
+
+    def ask(self, order):
+        return next(self.answers[order])
+
+    def stop(self):
+        return self.memory
+
+
+def test_what_is_made_of_the_measured_seconds(monkeypatch):
+    monkeypatch.setattr(measure, 'Worker', ScriptedWorker)
+    report = compare(Spec('detect_chunks', 'bf16'), runs=3, against_plain=True, threads=2)
+    assert report == dict(
+        name='detect_chunks', precision='bf16', runs=3, threads=2, device='cpu',
+        seconds=2.0,  # the median
+        tflop=0.05,
+        peak_gflops=100.0,  # the best
+        fraction=0.25,  # 5e10 operations in 2 s at 1e11 a second
+        seconds_one_chunk=1.0,
+        ratio_to_one_chunk=2.0,  # the median of 2, 4 and 2
+        plain_seconds=8.0,
+        speedup=3.0,  # the median of 3, 2 and 4
+        peak_memory_mb=201,
+        plain_peak_memory_mb=300,
+    )  # fmt: skip
+
+
+def test_the_device_that_is_measured_is_the_one_that_is_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, 'synchronize', asked.append)
+    monkeypatch.setattr(
+        torch.cuda, 'max_memory_allocated', lambda device: asked.append(device) or 0
+    )
+    measure.seconds_of(lambda: None, 'cuda:1')
+    measure.peak_memory_mb('cuda:1')
+    assert asked == ['cuda:1'] * 3
+
+
+def test_the_peak_for_bf16_is_that_of_the_faster_products(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        measure, 'seconds_of', lambda f, _: seen.append(f.args[0].dtype) or 1.0 / len(seen)
+    )
+    assert peak_gflops('bf16', 'cpu', repeats=1, side=32) == pytest.approx(2 * 32**3 * 4 / 1e9)
+    assert seen == [torch.bfloat16] * 2 + [torch.float32] * 2
 
 
 @pytest.mark.slow
