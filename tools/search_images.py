@@ -1,10 +1,11 @@
 """Find the images of an index that suit a text, or another image.
 
-    python tools/search_images.py "a red circle above two blue squares" [--rerank 50]
+    python tools/search_images.py "a red circle above two blue squares" [--rerank K]
     python tools/search_images.py --image photo.jpg
 
-Prints a table and draws the images found. --rerank has the fused blocks look at that many of
-the most similar images again. Make the index with tools/index_images.py.
+Prints a table and draws the images found. The fused blocks look at the K most similar images again
+and sort them by whether they match the text, if the model has learnt matching. Make the index with
+tools/index_images.py.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from fiber_mm.index.command_line import (
 )
 from fiber_mm.index.image_index import read_meta
 
+#: Images that are looked at again, where nothing else is said.
+RERANKED = 50
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
@@ -40,7 +44,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_index_options(parser)
     parser.add_argument('-k', type=int, default=10, help='images to show (default: %(default)s)')
     parser.add_argument(
-        '--rerank', type=int, default=0, metavar='K', help='look at the best K again (default: 0)'
+        '--rerank',
+        type=int,
+        metavar='K',
+        help='sort the best K anew by whether image and text match; 0: do not (default: '
+        f'{RERANKED} where the model can)',
     )
     parser.add_argument('--images', metavar='DIR', help='where the images are, if they were moved')
     parser.add_argument(
@@ -71,13 +79,15 @@ def main(argv: Sequence[str] | None = None) -> list[Hit]:
         if args.image:
             hits = index.search_image(args.image, args.k)
         else:
+            if args.rerank is None:
+                args.rerank = 0 if index.embedder.lacking else RERANKED
             hits = index.search(args.text, args.k, args.rerank)
         if args.sheet and hits:
             Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(sheet_of(hits, args.text or args.image)).save(args.sheet)
     if args.json:
         query = {'image': args.image} if args.image else {'text': args.text}
-        answer = dict(query, index=args.index, rerank=args.rerank, hits=as_rows(hits))
+        answer = dict(query, index=args.index, rerank=args.rerank or 0, hits=as_rows(hits))
         print(json.dumps(answer, indent=1))
         return hits
     print(table(hits))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.fileio import get_local_path
@@ -13,6 +13,19 @@ from mmengine.logging import print_log
 
 #: An image whose boxes all have a side of at most this many pixels counts as having none.
 LEAST_SIDE = 1
+
+
+def check_filter(filter_cfg: Mapping[str, Any] | None, known: Iterable[str]) -> dict[str, Any]:
+    """A data set's ``filter_cfg``.
+
+    Raises:
+        ValueError: If it has a key that nothing reads.
+    """
+    filter_cfg, known = dict(filter_cfg or {}), sorted(known)
+    unknown = sorted(set(filter_cfg) - set(known))
+    if unknown:
+        raise ValueError(f'unknown keys in filter_cfg: {unknown}; known are {known}')
+    return filter_cfg
 
 
 def read_json(path: str, wanted: Sequence[str] = (), backend_args: dict | None = None) -> Any:

@@ -14,6 +14,7 @@ from .annotations import (
     LeftOut,
     box_fault,
     check_box,
+    check_filter,
     group_annotations,
     has_valid_box,
     log_counts,
@@ -126,10 +127,7 @@ class FiberCocoDataset(BaseDetDataset):
         """Leave out images without boxes, too small ones, and those beyond the few shots."""
         if self.test_mode:
             return self.data_list
-        filter_cfg = self.filter_cfg or {}
-        unknown = set(filter_cfg) - {'filter_empty_gt', 'min_size'}
-        if unknown:
-            raise ValueError(f'unknown keys in filter_cfg: {sorted(unknown)}')
+        filter_cfg = check_filter(self.filter_cfg, ('filter_empty_gt', 'min_size'))
         kept, left_out = [], Counter()
         for info in self.data_list:
             boxes = [instance['bbox'] for instance in info['instances']]

@@ -13,6 +13,7 @@ from .annotations import (
     LeftOut,
     box_fault,
     check_box,
+    check_filter,
     group_annotations,
     has_valid_box,
     log_counts,
@@ -48,6 +49,11 @@ class FiberMDETRDataset(BaseDetDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read the annotation file."""
+        if check_filter(self.filter_cfg, ('filter_empty_gt',)).get('filter_empty_gt') is False:
+            raise ValueError(
+                'captions without boxes are always left out of MDETR-style files, as in the '
+                'original: filter_cfg=dict(filter_empty_gt=False) has no effect, leave it out'
+            )
         content = read_json(self.ann_file, ('images', 'annotations'), self.backend_args)
         images, annotations = group_annotations(content, self.ann_file)
         left_out = LeftOut()

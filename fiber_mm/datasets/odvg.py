@@ -14,6 +14,7 @@ from .annotations import (
     LeftOut,
     box_fault,
     check_box,
+    check_filter,
     has_valid_box,
     log_counts,
     read_json,
@@ -125,7 +126,8 @@ class FiberODVGDataset(BaseDetDataset):
 
     def filter_data(self) -> list[dict]:
         """Leave out images without boxes (training only)."""
-        if self.test_mode or not (self.filter_cfg or {}).get('filter_empty_gt'):
+        filter_cfg = check_filter(self.filter_cfg, ('filter_empty_gt',))
+        if self.test_mode or not filter_cfg.get('filter_empty_gt'):
             return self.data_list
         kept = [
             info

@@ -30,6 +30,7 @@ from .checkpoint import (
     what_fits,
     with_state_dict,
 )
+from .config import check_config
 from .config_text import FormattedOnce
 from .stages import adapt_to_stage
 
@@ -51,11 +52,13 @@ class FiberRunner(Runner):
     - Checkpoints are written atomically.
     - Data sets behind our samplers are seeded per sample.
     - ``launcher='pytorch'`` works without a GPU (gloo).
-    - The config's text is formatted once, not for every checkpoint.
+    - The config's text is formatted once, not for every checkpoint; a top-level key that looks like
+      a mistyped one is an error.
     """
 
     def __init__(self, *args: Any, cfg: Config | None = None, **kwargs: Any) -> None:
         if isinstance(cfg, Config):
+            check_config(cfg)
             cfg = FormattedOnce.of(cfg)
         super().__init__(*args, cfg=cfg, **kwargs)
         self._trains = False

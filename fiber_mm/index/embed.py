@@ -161,17 +161,21 @@ class Embedder:
         wrong, right = logits.float().unbind(-1)
         return (right - wrong).cpu().numpy()
 
-    def check_matching(self) -> None:
-        """Raise an ImageIndexError if the model cannot tell whether image and text match."""
-        missing = [
+    @property
+    def lacking(self) -> list[str]:
+        """Parts that the model lacks to tell whether image and text match."""
+        return [
             part
             for part, head in (('fused', 'cross_modal_image_pooler'), ('itm', 'itm_score'))
             if not hasattr(self.model, head)
         ]
-        if missing:
+
+    def check_matching(self) -> None:
+        """Raise an ImageIndexError if the model cannot tell whether image and text match."""
+        if self.lacking:
             raise ImageIndexError(
-                f're-ranking needs the parts {missing}, which this {type(self.model).__name__} '
-                'does not have: leave re-ranking out, or take a model trained for matching (ITM)'
+                f're-ranking needs the parts {self.lacking}, which this '
+                f'{type(self.model).__name__} does not have: leave re-ranking out, or take a model trained for matching (ITM)'
             )
 
     def _image_trunk(self, images: Tensor) -> Any:

@@ -46,6 +46,17 @@ def test_training(tmp_path):
     assert info['dataset_name'] == 'flickr'
 
 
+@pytest.mark.parametrize(
+    ('filter_cfg', 'message'),
+    [({'filter_empty': True}, 'unknown keys'), ({'filter_empty_gt': False}, 'has no effect')],
+)
+def test_a_filter_that_does_nothing_is_refused(tmp_path, filter_cfg, message):
+    path = write(tmp_path / 'a.json', [{'id': 1}], [(1, [0, 0, 10, 20], [[0, 5]])])
+    assert len(make(path, filter_cfg={'filter_empty_gt': True})) == 1
+    with pytest.raises(ValueError, match=message):
+        make(path, filter_cfg=filter_cfg)
+
+
 def test_phrases_of_evaluation(tmp_path):
     """The phrases asked for are those of tokens_positive_eval, in their order."""
     image = {

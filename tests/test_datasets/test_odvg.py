@@ -56,6 +56,8 @@ def test_filter(tmp_path):
     empty = {**OD, 'detection': {'instances': []}}
     assert len(make(tmp_path, OD, empty)) == 2
     assert len(make(tmp_path, OD, empty, filter_cfg={'filter_empty_gt': True})) == 1
+    with pytest.raises(ValueError, match=r"\['filter_empty'\]; known are \['filter_empty_gt'\]"):
+        make(tmp_path, OD, empty, filter_cfg={'filter_empty': True})
 
 
 def test_faulty_files(tmp_path):

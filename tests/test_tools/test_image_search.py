@@ -75,6 +75,8 @@ def test_index_and_search(tmp_path, shapes_root, index, capsys, monkeypatch):  #
         (tmp_path / 'away').rename(hits[1].file)
     answer = json.loads(capsys.readouterr().out)
     assert answer['text'] == 'a red circle'
+    assert answer['rerank'] == 50, 'the model can match'
+    assert all(row['match'] is not None for row in answer['hits'] if not row['problem'])
     assert [row['path'] for row in answer['hits']] == [hit.path for hit in found]
     problems = {row['path']: row['problem'] for row in answer['hits']}
     assert problems.pop(hits[1].path) == 'missing'
