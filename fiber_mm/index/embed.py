@@ -175,7 +175,8 @@ class Embedder:
         if self.lacking:
             raise ImageIndexError(
                 f're-ranking needs the parts {self.lacking}, which this '
-                f'{type(self.model).__name__} does not have: leave re-ranking out, or take a model trained for matching (ITM)'
+                f'{type(self.model).__name__} does not have: leave re-ranking out, or take a model '
+                'trained for matching (ITM)'
             )
 
     def _image_trunk(self, images: Tensor) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fiber_mm.convert import Arch
-from fiber_mm.convert.layout import layout
+from fiber_mm.convert.layout import image_buffers, image_params, layout, text_params
 
 DATA = Path(__file__).resolve().parents[1] / 'parity' / 'data'
 FAMILIES = sorted(p.stem.removeprefix('manifest_') for p in DATA.glob('manifest_*.json'))
@@ -63,3 +64,22 @@ def parameters(family: str, state: dict[str, Tensor], arch: Arch = TINY) -> dict
     """Without the derived buffers."""
     entries = layout(family, arch)
     return {key: value for key, value in state.items() if not entries[key].derived}
+
+
+def roberta(prefix: str = 'roberta.') -> dict[str, Tensor]:
+    """A Hugging Face RoBERTa of the tiny text side."""
+    arch = replace(TINY, fused=0)
+    state = {prefix + k: torch.randn(s) for k, s in text_params(arch, fused=False)}
+    return state | {
+        f'{prefix}pooler.dense.weight': torch.zeros(12, 12),
+        'lm_head.bias': torch.zeros(30),
+        f'{prefix}embeddings.position_ids': torch.zeros(1, 18),
+    }
+
+
+def swin() -> dict[str, Tensor]:
+    """An official Swin of the tiny image side."""
+    arch = replace(TINY, fused=0)
+    state = {k: torch.randn(s) for k, s in image_params(arch, fused=False)}
+    state |= {k: torch.zeros(s) for k, s, _ in image_buffers(arch, masks=True)}
+    return state | {'head.weight': torch.zeros(9, 64), 'head.bias': torch.zeros(9)}

@@ -5,10 +5,10 @@ import torch
 
 from fiber_mm.convert import ConversionError, initial_weights, to_ours
 from fiber_mm.convert.arch import BASE
-from fiber_mm.convert.layout import image_buffers, image_params, layout, text_params
+from fiber_mm.convert.layout import layout
 from fiber_mm.core.window import resize_bias_table
 
-from .helpers import TINY, full_size, manifest, tiny
+from .helpers import TINY, full_size, manifest, roberta, swin, tiny
 
 
 @pytest.mark.parametrize('target', ['fine', 'fine_refexp'])
@@ -61,28 +61,9 @@ def test_stripped_backbone_file_starts_the_fine_stage():
         initial_weights([state], 'fine', arch=TINY)
 
 
-def _roberta(prefix='roberta.'):
-    state = {prefix + k: torch.randn(s) for k, s in text_params(BASE_LIKE, fused=False)}
-    state |= {
-        f'{prefix}pooler.dense.weight': torch.zeros(12, 12),
-        'lm_head.bias': torch.zeros(30),
-        f'{prefix}embeddings.position_ids': torch.zeros(1, 18),
-    }
-    return state
-
-
-BASE_LIKE = replace(TINY, fused=0)
-
-
-def _swin():
-    state = {k: torch.randn(s) for k, s in image_params(BASE_LIKE, fused=False)}
-    state |= {k: torch.zeros(s) for k, s, _ in image_buffers(BASE_LIKE, masks=True)}
-    return state | {'head.weight': torch.zeros(9, 64), 'head.bias': torch.zeros(9)}
-
-
 @pytest.mark.parametrize('prefix', ['roberta.', ''])
-def test_roberta(prefix):
-    state = _roberta(prefix)
+def testroberta(prefix):
+    state = roberta(prefix)
     result = initial_weights([state])
     key = 'encoder.layer.1.attention.self.query.weight'
     assert result.state_dict[f'encoder.text.{key}'] is state[prefix + key]
@@ -94,8 +75,8 @@ def test_roberta(prefix):
     assert 'encoder.image.patch_embed.proj.weight' in result.report.fresh
 
 
-def test_swin():
-    state = _swin()
+def testswin():
+    state = swin()
     result = initial_weights([state])
     assert result.report.family == 'swin'
     assert result.state_dict['encoder.image.norm.weight'] is state['norm.weight']
@@ -105,11 +86,11 @@ def test_swin():
 
 
 def test_swin_and_roberta_together_leave_only_the_fusion_fresh():
-    result = initial_weights([_swin(), _roberta()], window=3)
+    result = initial_weights([swin(), roberta()], window=3)
     assert all('i2t' in key or 't2i' in key for key in result.report.fresh)
     table = result.state_dict['encoder.image.layers.0.blocks.0.attn.relative_position_bias_table']
     assert table.shape == (25, 1)
-    fine = initial_weights([_swin(), _roberta()], 'fine')
+    fine = initial_weights([swin(), roberta()], 'fine')
     assert 'norm.weight' in fine.report.dropped
     assert 'backbone.encoder.image.patch_embed.proj.weight' in fine.state_dict
 
@@ -119,7 +100,7 @@ def test_what_starts_nothing_is_refused():
         initial_weights([full_size('fine')])
     with pytest.raises(ConversionError, match="unknown target 'vqa'"):
         initial_weights([full_size('coarse_init')], 'vqa')
-    state = _roberta()
+    state = roberta()
     state['roberta.encoder.layer.0.attention.self.query.weights'] = state.pop(
         'roberta.encoder.layer.0.attention.self.query.weight'
     )

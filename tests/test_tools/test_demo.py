@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from fiber_mm.demo.settings import TARGETS
+
 TOOL = Path(__file__).parents[2] / 'tools' / 'demo.py'
 
 
@@ -29,6 +31,47 @@ def test_both_stages_by_default_and_their_lengths(demo):
     assert args.steps is None
     args = demo.parse_args(['--coarse-steps', '7', '--steps', '9'])
     assert (args.coarse_steps, args.steps) == (7, 9)
+
+
+def test_the_whole_demo(demo, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def run(settings):
+        asked.append(settings)
+        scores = dict(zip(TARGETS, (0.9, None, 0.5, 0.1)))
+        reached = dict(zip(TARGETS, (True, False, False, False)))
+        names = ('itc/TR@1', 'itc/IR@1', 'itm_rerank/TR@1', 'itm_rerank/IR@1', 'chance')
+        coarse = dict(retrieval=dict.fromkeys(names, 0.25), heatmaps={})
+        return dict(scores, reached=reached, coarse=coarse)
+
+    monkeypatch.setattr(demo, 'run_demo', run)
+    options = ['--steps', '5', '--coarse-steps', '3', '--processes', '1', '--seed', '4', '--resume']
+    demo.main(['--work-dir', str(tmp_path), *options])
+    (settings,) = asked
+    assert (settings.work_dir, settings.steps, settings.coarse_steps) == (tmp_path, 5, 3)
+    assert (settings.processes, settings.seed, settings.resume) == (1, 4, True)
+    printed = capsys.readouterr().out
+    assert '0.900   target 0.80 reached' in printed
+    assert 'undefined   target 0.50 not reached' in printed
+    assert str(settings.report) in printed
+
+
+def test_own_images(demo, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(demo, 'load_model', lambda *args: 'the model')
+
+    def ground(*args):
+        asked.extend(args)
+        found = [dict(score=0.5, name='cat', box=[1, 2, 3, 4])]
+        return [dict(image='a.jpg', text='a cat', detections=found, picture='a.png')]
+
+    monkeypatch.setattr(demo, 'ground_files', ground)
+    demo.main(['--work-dir', str(tmp_path), '--image', 'a.jpg', '--text', 'a cat', '--classes'])
+    assert asked[:4] == ['the model', ['a.jpg'], ['a cat'], tmp_path / 'own']
+    assert asked[5] is True
+    printed = capsys.readouterr().out
+    assert "a.jpg, 'a cat': 1 boxes, a.png" in printed
+    assert '0.50  cat  [1, 2, 3, 4]' in printed
 
 
 @pytest.mark.parametrize(
