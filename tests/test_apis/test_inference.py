@@ -131,7 +131,7 @@ def test_faulty_input(model, path, tmp_path):
         ('red . . blue', 'class name number 1 of .* is empty'),
         (['red', 'red'], "class name 'red' .* is the same"),
         ('red . red', "class name 'red' .* is the same"),
-        ('a ' * 400, r'has \d+ tokens, the limit is 256'),
+        ('a ' * 400, r'reaches over \d+ tokens of the caption, the limit is 256'),
         (['a ' * 400, 'b'], r'\(800 characters\) alone has \d+ tokens'),
     ],
 )

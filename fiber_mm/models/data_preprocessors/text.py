@@ -18,6 +18,7 @@ from fiber_mm.models.utils.prompts import (
     chunk_class_prompts,
     class_prompt,
     shown,
+    split_caption,
     split_class_string,
 )
 from fiber_mm.models.utils.token_maps import spans_to_token_map
@@ -366,7 +367,10 @@ class FiberDataPreprocessor(DetDataPreprocessor):
                     'PackDetInputs'
                 )
             strict = training or not self.skip_faulty_phrases
-            return [self.text(caption_prompt(text, tokens_positive, strict), strict)]
+            prompts = [caption_prompt(text, tokens_positive, strict)]
+            if not training:
+                prompts = split_caption(prompts[0], self.text.count_tokens, self.text.max_tokens)
+            return self.text.pad_together([self.text(prompt, strict) for prompt in prompts])
         if isinstance(text, str):
             names: Sequence[str] = split_class_string(text)
         elif isinstance(text, Mapping):  # the label map of an ODVG dataset

@@ -311,3 +311,84 @@ def caption_prompt(
         spans.append(kept)
         names.append(' / '.join(caption[start:end] for start, end in kept))
     return Prompt(caption, spans, names, list(entities))
+
+
+def split_caption(
+    prompt: Prompt, count_tokens: Callable[[str], int], max_tokens: int
+) -> list[Prompt]:
+    """A caption of more tokens than a prompt may have, in consecutive pieces.
+
+    No phrase is cut, and each is in one piece, with as much of the text around it as fits. A
+    caption that fits, or whose phrases all lie in its first ``max_tokens``, is one piece.
+
+    Args:
+        prompt: From :func:`caption_prompt`.
+        count_tokens: Number of tokens of a text, special tokens included.
+        max_tokens: Most tokens of a piece.
+
+    Returns:
+        Prompts whose labels are those of ``prompt``.
+
+    Raises:
+        ValueError: If a phrase is longer than a prompt may be.
+    """
+
+    def fits(start: int, end: int) -> bool:
+        return count_tokens(prompt.text[start:end].strip()) <= max_tokens
+
+    rows = sorted(
+        (min(a for a, _ in spans), max(b for _, b in spans), row)
+        for row, spans in enumerate(prompt.spans)
+        if spans
+    )
+    if not rows or fits(0, len(prompt.text)) or fits(0, max(end for _, end, _ in rows)):
+        return [prompt]
+    words = [match.span() for match in re.finditer(r'\S+', prompt.text)]
+    pieces, before = [], 0
+    while rows:
+        begin, end, row = rows[0]
+        if not fits(begin, end):
+            count = count_tokens(prompt.text[begin:end])
+            raise ValueError(
+                f'phrase {shown(prompt.names[row])} reaches over {count} tokens of the caption, '
+                f'the limit is {max_tokens}: shorten it'
+            )
+        members = [row]
+        for _, other_end, other in rows[1:]:
+            if not fits(begin, max(end, other_end)):
+                break
+            end = max(end, other_end)
+            members.append(other)
+        rows = rows[len(members) :]
+        # The text around, word by word: what comes before is read first.
+        for start, _ in reversed([word for word in words if before <= word[0] < begin]):
+            if not fits(start, end):
+                break
+            begin = start
+        limit = rows[0][0] if rows else len(prompt.text)
+        for _, stop in [word for word in words if end < word[1] <= limit]:
+            if not fits(begin, stop):
+                break
+            end = stop
+        pieces.append(_piece(prompt, begin, end, members))
+        before = end
+    # Phrases without spans score 0, wherever they are.
+    nowhere = [row for row, spans in enumerate(prompt.spans) if not spans]
+    lost = _piece(prompt, 0, 0, nowhere)
+    first = pieces[0]
+    pieces[0] = Prompt(
+        first.text, first.spans + lost.spans, first.names + lost.names, first.labels + lost.labels
+    )
+    return pieces
+
+
+def _piece(prompt: Prompt, begin: int, end: int, rows: Sequence[int]) -> Prompt:
+    """Characters ``begin`` to ``end`` of a caption, without blanks around, and some phrases."""
+    text = prompt.text[begin:end]
+    begin += len(text) - len(text.lstrip())
+    return Prompt(
+        text.strip(),
+        [[(a - begin, b - begin) for a, b in prompt.spans[row]] for row in rows],
+        [prompt.names[row] for row in rows],
+        [prompt.labels[row] for row in rows],
+    )

@@ -7,6 +7,7 @@ import torch
 from mmengine.runner.checkpoint import load_state_dict as mmengine_load
 
 from fiber_mm.engine import CheckpointError
+from fiber_mm.models.utils.prompts import caption_prompt, split_caption
 from fiber_mm.registry import MODELS
 
 from .toy import VOCABULARY, detect, picture, sample, toy_config, toy_detector
@@ -225,6 +226,34 @@ def test_prompts_of_one_list_are_ranked_together(tokenizer_dir):
     singly = [detect(model, [picture()], text=(name,))[0] for name in CLASSES]
     scores = torch.cat([s.scores for s in singly]).sort(descending=True).values
     torch.testing.assert_close(found.scores, scores[:limit], rtol=1e-4, atol=1e-5)
+
+
+def test_long_captions_are_split(tokenizer_dir):
+    """Phrases of each piece are found as in a caption of its own; batches may mix numbers."""
+    model = toy_detector(tokenizer_dir, dict(test_cfg=dict(nms_pre=1000, max_per_img=1000)))
+    halves = ['a red circle left of ' + 'blue ' * 40, 'cat ' * 40 + 'and a green car']
+    caption = ''.join(halves)
+    spans = [[[2, 12]], [[len(caption) - 11, len(caption)]]]
+    limit = model.data_preprocessor.text.max_tokens
+    assert model.data_preprocessor.text.count_tokens(caption) > limit
+    texts = [caption, 'a red circle']
+    samples = [
+        sample(picture(), text=text, tokens_positive=where)
+        for text, where in zip(texts, (spans, spans[:1]))
+    ]
+    long, short = model.test_step(dict(inputs=[picture()] * 2, data_samples=samples))
+    found = long.pred_instances
+    assert set(found.label_names) == {'red circle', 'a green car'}
+    assert set(short.pred_instances.label_names) == {'red circle'}
+    tokenizer = model.data_preprocessor.text
+    prompt = caption_prompt(caption, spans)
+    for label, piece in enumerate(
+        split_caption(prompt, tokenizer.count_tokens, tokenizer.max_tokens)
+    ):
+        assert tokenizer.count_tokens(piece.text) > tokenizer.max_tokens - 3, 'filled up'
+        (alone,) = detect(model, [picture()], text=piece.text, tokens_positive=piece.spans)
+        scores = found.scores[found.labels == label]
+        torch.testing.assert_close(scores[:10], alone.scores[:10], rtol=1e-4, atol=1e-5)
 
 
 def test_texts_of_one_image_share_its_trunk(model, monkeypatch):

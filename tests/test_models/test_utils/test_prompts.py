@@ -9,6 +9,7 @@ from fiber_mm.models.utils.prompts import (
     chunk_class_prompts,
     class_prompt,
     clean_class_name,
+    split_caption,
     split_class_string,
 )
 
@@ -170,3 +171,53 @@ def test_faulty_caption():
         caption_prompt('a cat', [[2, 5]])
     with pytest.raises(ValueError, match='or -1 for the whole'):
         caption_prompt('a cat', 3)
+
+
+def words(text):
+    """A tokenizer of words, with two special tokens."""
+    return len(text.split()) + 2
+
+
+PHRASES = ('a red cat', 'two dogs', 'the old car', 'a blue ring')
+LONG = '  a red cat sees two dogs from the window of the old car next to a blue ring in the grass'
+
+
+@pytest.mark.parametrize('limit', [7, 8, 10, 14, 18])
+def test_long_captions_are_split_between_phrases(limit):
+    spans = [[[LONG.index(phrase), LONG.index(phrase) + len(phrase)]] for phrase in PHRASES]
+    prompt = caption_prompt(LONG, {3 * i: span for i, span in enumerate(spans)})
+    pieces = split_caption(prompt, words, limit)
+    assert len(pieces) > 1
+    assert all(words(piece.text) <= limit and piece.text in LONG for piece in pieces)
+    found = {}
+    for piece in pieces:
+        for label, name, ((start, end),) in zip(piece.labels, piece.names, piece.spans):
+            assert piece.text[start:end] == name
+            found[label] = name
+    assert found == {3 * i: phrase for i, phrase in enumerate(PHRASES)}
+    if limit >= 14:  # what lies between the phrases is read, too
+        assert ' '.join(piece.text for piece in pieces) == LONG.strip()
+    assert all(words(piece.text) >= min(limit, 7) - 1 for piece in pieces), 'filled up'
+
+
+def test_captions_that_need_no_splitting():
+    prompt = caption_prompt(LONG, [[[2, 11]]])
+    assert split_caption(prompt, words, 7) == [prompt], 'the rest is cut off'
+    prompt = caption_prompt(LONG, -1)
+    assert split_caption(prompt, words, words(LONG)) == [prompt]
+    with pytest.raises(ValueError, match='reaches over 23 tokens of the caption, the limit is 20'):
+        split_caption(prompt, words, 20)
+
+
+def test_phrases_of_several_places_and_of_none_are_kept():
+    end = len(LONG)
+    spans = {0: [[2, 11], [17, 25]], 1: [[end - 5, end]], 2: [[end, end + 3]]}
+    with pytest.warns(UserWarning, match='outside'):
+        prompt = caption_prompt(LONG, spans, strict=False)
+    pieces = split_caption(prompt, words, 9)
+    assert sorted(label for piece in pieces for label in piece.labels) == [0, 1, 2]
+    (first,) = (piece for piece in pieces if 0 in piece.labels)
+    assert [first.text[a:b] for a, b in first.spans[0]] == ['a red cat', 'two dogs']
+    assert first.spans[first.labels.index(2)] == []
+    with pytest.raises(ValueError, match=r"red cat / two dogs' reaches over 8 tokens .* is 7"):
+        split_caption(prompt, words, 7)
