@@ -82,8 +82,9 @@ def test_wheel(tmp_path):
         shutil.copyfile(ROOT / name, source / name)
 
     code = (
-        'import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1]);'
-        'build_meta.build_sdist(sys.argv[1])'
+        # setuptools replaces sys.argv while it builds.
+        'import sys; from setuptools import build_meta; out = sys.argv[1];'
+        'build_meta.build_wheel(out); build_meta.build_sdist(out)'
     )
     done = subprocess.run(
         [sys.executable, '-c', code, str(tmp_path)],
