@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -27,7 +26,7 @@ from fiber_mm.convert.layout import (
     layout,
     text_params,
 )
-from fiber_mm.core.window import resize_bias_table
+from fiber_mm.core.window import resize_bias_table, window_of_table
 
 _TABLE = 'relative_position_bias_table'
 _HEAD = 'ImageNet classifier'
@@ -99,7 +98,7 @@ def initial_weights(
             continue
         value = found[ours]
         if name.endswith(_TABLE) and len(value) != wanted[name][0]:
-            total.resized[name] = f'window {(math.isqrt(len(value)) + 1) // 2} -> {merged.window}'
+            total.resized[name] = f'window {window_of_table(value)} -> {merged.window}'
             value = resize_bias_table(value, merged.window)
         result[name] = value
         total.used[key] = name

@@ -176,6 +176,11 @@ def from_windows(x: Tensor, plan: WindowPlan) -> Tensor:
     return _Rearrange.apply(x, None, plan, True)
 
 
+def window_of_table(table: Tensor) -> int:
+    """Side of the windows that a ((2w - 1)**2, heads) position-bias table belongs to."""
+    return (math.isqrt(len(table)) + 1) // 2
+
+
 def resize_bias_table(table: Tensor, window_size: int) -> Tensor:
     """Bicubic resize of a relative-position bias table to another window size.
 

@@ -6,7 +6,6 @@ with them the position-bias tables, may differ in size between any two models.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from fiber_mm.convert import Report
 from fiber_mm.convert.files import log_summary
-from fiber_mm.core.window import resize_bias_table
+from fiber_mm.core.window import resize_bias_table, window_of_table
 
 _COARSE, _FINE = 'encoder.', 'backbone.encoder.'
 _TABLE = 'relative_position_bias_table'
@@ -51,8 +50,10 @@ def adapt_to_stage(
             report.dropped[key] = 'left out, starts fresh'
             continue
         if name.endswith(_TABLE) and name in own and len(value) != len(own[name]):
-            report.resized[name] = f'window {_window(value)} -> {_window(own[name])}'
-            value = resize_bias_table(value, _window(own[name]))
+            report.resized[name] = (
+                f'window {window_of_table(value)} -> {window_of_table(own[name])}'
+            )
+            value = resize_bias_table(value, window_of_table(own[name]))
         found[name] = value
         report.used[key] = name
     if crossed or report.resized or report.dropped:
@@ -75,8 +76,8 @@ def resize_tables_on_load(
         key = prefix + name
         value = state.get(key)
         if name.endswith(_TABLE) and value is not None and len(value) != len(own):
-            resized.add(f'{_window(value)} -> {_window(own)}')
-            state[key] = resize_bias_table(value, _window(own))
+            resized.add(f'{window_of_table(value)} -> {window_of_table(own)}')
+            state[key] = resize_bias_table(value, window_of_table(own))
     if resized:
         MMLogger.get_current_instance().info(
             f'position-bias tables are resized, window {", ".join(sorted(resized))}'
@@ -89,7 +90,3 @@ def _prefix(keys: Mapping[str, Any]) -> str | None:
         if any(key.startswith((f'{prefix}image.', f'{prefix}text.')) for key in keys):
             return prefix
     return None
-
-
-def _window(table: Tensor) -> int:
-    return (math.isqrt(len(table)) + 1) // 2

@@ -3,6 +3,7 @@
 # A short side of 480 to 800 and a long side of at most 1333 pixels, Pillow's bilinear filter, no
 # EXIF rotation, flips by half (expressions with "left" and "right" must not be flipped), inclusive
 # boxes. Nothing else: no crop, no colour jitter.
+_base_ = '../tta.py'
 tokenizer = 'roberta-base'
 
 # The name ends so that mmdet's DetInferencer finds it.
@@ -37,15 +38,7 @@ expression_pipeline = [
     pack,
 ]
 test_pipeline = [load_image, dict(type='FiberResize', short=800, max_long=1333), pack]
-# Test-time augmentation (tools/test.py --tta, ours and mmdet's): the image and its mirror image.
-tta_model = dict(
-    type='FiberDetTTAModel',
-    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100),
-)
 tta_pipeline = [
     *test_pipeline[:-1],
-    dict(
-        type='TestTimeAug',
-        transforms=[[dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)], [pack]],
-    ),
+    dict(type='TestTimeAug', transforms=[_base_.mirrored, [pack]]),
 ]

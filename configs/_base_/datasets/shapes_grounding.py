@@ -1,5 +1,6 @@
 # Shapes: detection, captions and referring expressions in one batch; evaluated on detection with
 # all 48 classes, captions and expressions (the demo evaluates all three, training detection only).
+_base_ = '../tta.py'
 data_root = 'data/shapes/'
 tokenizer = data_root + 'tokenizer'
 shapes = dict(splits=dict(train=6000, val=500), seed=0, image_size=256)
@@ -35,17 +36,9 @@ caption_pipeline = [
     pack,
 ]
 test_pipeline = [load_image, dict(type='FiberResize', short=192, max_long=None), pack]
-# Test-time augmentation (tools/test.py --tta, ours and mmdet's): the image and its mirror image.
-tta_model = dict(
-    type='FiberDetTTAModel',
-    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100),
-)
 tta_pipeline = [
     *test_pipeline[:-1],
-    dict(
-        type='TestTimeAug',
-        transforms=[[dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)], [pack]],
-    ),
+    dict(type='TestTimeAug', transforms=[_base_.mirrored, [pack]]),
 ]
 
 detection = dict(

@@ -264,9 +264,7 @@ class FiberPrompt(BaseTransform):
                 f'{sorted(spans_of)}'
             )
         spans_of = {label: spans_of[label] for label in used}
-        # A token is at least one byte: shorter captions always fit.
-        too_long = len(caption.encode()) > self.text.max_tokens - 2
-        if too_long or self.skip_faulty_phrases:
+        if self.text.may_be_too_long(caption) or self.skip_faulty_phrases:
             fits = self._phrases_that_fit(caption, spans_of)
             labels = results['gt_bboxes_labels']
             mask = np.array([label in fits for label in labels.tolist()], dtype=bool)

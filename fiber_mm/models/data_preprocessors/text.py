@@ -144,6 +144,10 @@ class PromptTokenizer:
         """Number of tokens of a text, ``<s>`` and ``</s>`` included."""
         return len(self.tokenizer(text, verbose=False)['input_ids'])
 
+    def may_be_too_long(self, text: str) -> bool:
+        """Whether it has to be tokenised to know: a token is at least one byte."""
+        return len(text.encode()) > self.max_tokens - 2
+
     def __call__(self, prompt: Prompt, strict: bool = True) -> TokenizedPrompt:
         """Tokenise a prompt.
 
@@ -368,7 +372,7 @@ class FiberDataPreprocessor(DetDataPreprocessor):
                 )
             strict = training or not self.skip_faulty_phrases
             prompts = [caption_prompt(text, tokens_positive, strict)]
-            if not training:
+            if not training and self.text.may_be_too_long(text):
                 prompts = split_caption(prompts[0], self.text.count_tokens, self.text.max_tokens)
             return self.text.pad_together([self.text(prompt, strict) for prompt in prompts])
         if isinstance(text, str):
