@@ -1,9 +1,7 @@
 """Every config parses and builds without network; the released ones take a training step."""
 
 import copy
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +11,15 @@ from mmengine.dataset import Compose
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from shapes_fixture import shapes_root  # noqa: F401
+from test_models.test_test_time_augs.test_det_tta import Detector
+from tool_loader import load_tool
 
 from fiber_mm.config_lookup import config_names, get_config
 from fiber_mm.datasets.arrow import arrow_tables
 from fiber_mm.datasets.writers import ArrowWriter
 from fiber_mm.engine import ConfigError, check_config
 from fiber_mm.models.backbones.fiber_backbone import build_encoder
+from fiber_mm.models.test_time_augs import FiberDetTTAModel
 from fiber_mm.registry import MODELS
 
 CONFIGS = config_names()
@@ -317,18 +318,35 @@ def test_the_hosts_tools_find_the_pipelines(name):
     init_default_scope('mmdet')
     steps = DetInferencer._init_pipeline(DetInferencer.__new__(DetInferencer), cfg).transforms
     assert type(steps[-1]).__name__ == 'FiberPackInputs'
-    path = Path(__file__).parents[1] / 'tools' / 'test.py'
-    spec = importlib.util.spec_from_file_location('fiber_tool_test', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     tool = copy.deepcopy(cfg)
-    module.use_test_time_augmentation(tool)
+    load_tool('test').use_test_time_augmentation(tool)
     assert tool.model.type == 'FiberDetTTAModel'
     views = Compose(copy.deepcopy(tool.tta_pipeline)).transforms[-1]
     assert type(views).__name__ == 'TestTimeAug'
     flips = [node for node in nodes(tool.tta_pipeline) if node.get('type') == 'RandomFlip']
     # "The left one" is another one in a mirrored image.
-    assert len(flips) == (0 if 'refcoco' in name else 2)
+    shapes_captions = name.endswith(('eval_flickr30k_shapes', 'eval_refcoco_shapes'))
+    assert len(flips) == (0 if 'refcoco' in name or shapes_captions else 2)
+    # Every data set of the loader goes through them.
+    loader = [node for node in nodes(tool.test_dataloader) if 'pipeline' in node]
+    assert [node.pipeline for node in loader] == [tool.tta_pipeline]
+
+
+@pytest.mark.parametrize('name', ['fiber_nano_eval_refcoco_shapes', 'fiber_nano_1xb8_demo_shapes'])
+def test_boxes_of_augmented_views_are_merged(name, shapes_root, tmp_path):  # noqa: F811
+    cfg = on_shapes(get_config(name), shapes_root, 'val', vocabulary(shapes_root))
+    load_tool('test').use_test_time_augmentation(cfg)
+    init_default_scope('mmdet')
+    image = next((shapes_root / 'val').glob('*.jpg'))
+    views = Compose(cfg.tta_pipeline)(dict(img_path=str(image), img_id=0))
+    metas = [sample.metainfo for sample in views['data_samples']]
+    assert len(metas) == 2
+    model = FiberDetTTAModel(module=Detector(cfg.model.module.test_cfg.box_end))
+    boxes = [torch.tensor([[40.0, 30, 90, 70]])] * 2
+    merged = model.merge_aug_bboxes(boxes, None, metas)
+    mirrored = [bool(meta.get('flip')) for meta in metas]
+    for box, flip in zip(merged, mirrored):
+        assert (box == boxes[0][0]).all() != flip
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if re.search(r'_\d+xb\d+', name)])

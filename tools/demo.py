@@ -155,7 +155,7 @@ def _own_images(args: argparse.Namespace, settings: DemoSettings) -> None:
             True if args.classes else None,
             args.score_thr,
         )
-    except ValueError as error:  # a faulty image, text or span
+    except (ValueError, TypeError) as error:  # a faulty image, text or span
         sys.exit(f'error: {error}')
     for row in rows:
         print(f'{row["image"]}, {row["text"]!r}: {len(row["detections"])} boxes, {row["picture"]}')

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 from collections.abc import Sequence
 
+from mmdet.evaluation import MultiDatasetsEvaluator
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 import fiber_mm  # noqa: F401  (registers everything)
 from fiber_mm.engine import ConfigError, tune_cpu_allocator
@@ -26,6 +29,7 @@ from fiber_mm.engine.command_line import (
     plain_errors,
     read_run_config,
 )
+from fiber_mm.registry import TRANSFORMS
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,6 +68,8 @@ def load_config(args: argparse.Namespace) -> Config:
                 "--show-dir needs default_hooks.visualization = dict(type='DetVisualizationHook')"
             )
         hook.update(draw=True, test_out_dir=args.show_dir)
+        if hook.get('type') == 'DetVisualizationHook':  # of several texts of an image it keeps one
+            hook.type = 'FiberVisualizationHook'
     if args.tta:
         use_test_time_augmentation(cfg)
     return cfg
@@ -84,11 +90,19 @@ def use_test_time_augmentation(cfg: Config) -> None:
         cfg.tta_model = dict(type='FiberDetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
     if 'tta_pipeline' not in cfg:
         *steps, pack = copy.deepcopy(dataset.pipeline)
-        pack.meta_keys = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')
+        pack.meta_keys = (*_meta_keys(pack), 'flip', 'flip_direction')
         flips = [[dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)], [pack]]
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=flips)]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
+
+
+def _meta_keys(pack: ConfigDict) -> Sequence[str]:
+    """Those of a packing step, or of its class."""
+    if 'meta_keys' in pack:
+        return pack.meta_keys
+    default = inspect.signature(TRANSFORMS.get(pack.type)).parameters.get('meta_keys')
+    return () if default is None else default.default
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -102,11 +116,26 @@ def main(argv: Sequence[str] | None = None) -> dict:
     with plain_errors():
         runner = RUNNERS.build(load_config(args))
         if args.out:
-            runner.test_evaluator.metrics.append(dump_metric(runner, args.out))
+            keep_predictions(runner, args.out)
         return runner.test()
 
 
-def dump_metric(runner, path: str) -> DumpResults:
+def keep_predictions(runner: Runner, path: str) -> None:
+    """Let the evaluator write all predictions."""
+    evaluator, metric = runner.test_evaluator, dump_metric(runner, path)
+    evaluator.metrics.append(metric)
+    if isinstance(evaluator, MultiDatasetsEvaluator):
+        evaluate = evaluator.evaluate
+
+        def evaluate_all(size: int) -> dict:
+            found = evaluate(size)  # one metric for each data set, and no more
+            metric.evaluate(size)
+            return found
+
+        evaluator.evaluate = evaluate_all
+
+
+def dump_metric(runner: Runner, path: str) -> DumpResults:
     """The metric that collects predictions; mmdet's packs masks."""
     if runner.cfg.get('default_scope') == 'mmdet':
         from mmdet.evaluation import DumpDetResults

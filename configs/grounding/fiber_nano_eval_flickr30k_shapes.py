@@ -17,3 +17,14 @@ test_dataloader = dict(
     ),
 )
 test_evaluator = dict(_delete_=True, type='FiberFlickr30kMetric')
+# Two sizes instead of mirror images: "on the left" must stay there.
+tta_pipeline = [
+    _base_.load_image,
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='FiberResize', short=short, max_long=None) for short in (160, 192)],
+            [_base_.pack],
+        ],
+    ),
+]

@@ -6,6 +6,7 @@ _base_ = './fiber_nano_1xb8_demo_shapes.py'
 model = dict(
     data_preprocessor=dict(chunk_size=40), test_cfg=dict(joint_chunks=False, max_per_img=300)
 )
+tta_model = dict(tta_cfg=dict(max_per_img=300))
 minival = 'annotations/lvis_v1_val.json'
 test_dataloader = dict(
     dataset=dict(type='FiberLVISDataset', ann_file=minival, data_prefix=dict(img=''))

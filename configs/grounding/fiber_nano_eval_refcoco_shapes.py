@@ -6,14 +6,3 @@ _base_ = './fiber_nano_eval_flickr30k_shapes.py'
 model = dict(test_cfg=dict(score_thr=0.0))  # an answer is always wanted
 test_dataloader = dict(dataset=dict(ann_file='annotations/finetune_refcoco_val.json'))
 test_evaluator = dict(_delete_=True, type='FiberRefExpMetric')
-# Two sizes instead of mirror images: "the left one" must stay on the left.
-tta_pipeline = [
-    _base_.load_image,
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='FiberResize', short=short, max_long=None) for short in (160, 192)],
-            [_base_.pack],
-        ],
-    ),
-]

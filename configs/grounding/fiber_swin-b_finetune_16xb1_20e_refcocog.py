@@ -33,7 +33,6 @@ test_dataloader = dict(
                 ann_file=f'mdetr_annotations/finetune_refcocog_{split}.json',
                 data_prefix=dict(img='train2014/'),
                 test_mode=True,
-                pipeline=_base_.test_pipeline,
             )
             for split in splits
         ],

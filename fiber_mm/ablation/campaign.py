@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from fiber_mm.shapes.generate import generate_shapes
+from fiber_mm.shapes.generate import VERSION, generate_shapes
 
 from .configs import coarse_base, digest, fine_base
 from .runs import coarse_run, fine_run, remove_checkpoints
@@ -158,6 +158,7 @@ def begin_campaign(settings: AblationSettings, coarse: Config, fine: Config) -> 
         images=splits,
         data=str(settings.data),
         data_seed=coarse.shapes.seed,
+        data_version=VERSION,
         processes=settings.process_count,
         sizes=_sizes(coarse, fine),
         coarse_config=digest(coarse),

@@ -180,7 +180,8 @@ def _conditions(settings: AblationSettings, values: Mapping[str, Values]) -> lis
         f'pairs, fine stage {made.get("fine_steps")} of {made.get("fine_batch")} images, the same '
         'for all variants. A variant with a coarse stage so has seen more images than one from '
         'scratch: equal is the budget of the fine stage alone.',
-        f'- **Images:** {_splits(made)}, seed {made.get("data_seed")}; '
+        f'- **Images:** {_splits(made)}, seed {made.get("data_seed")}, '
+        f'version {made.get("data_version", 1)} of Shapes; '
         f'{pixels("coarse_pixels")} pixels in the coarse stage, {pixels("fine_pixels")} in the '
         f'training and {pixels("test_pixels")} in the evaluation of the fine stage.',
         f'- **Model:** Swin of width {sizes.get("swin_width")} and depths '

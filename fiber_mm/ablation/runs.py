@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from fiber_mm.demo.coarse import write_start
+from fiber_mm.demo.coarse import count_start, start_from
 from fiber_mm.demo.coarse_evaluation import protocols
 from fiber_mm.demo.evaluation import evaluate, plain, run_tests
 from fiber_mm.demo.settings import DemoSettings
@@ -92,12 +92,12 @@ def fine_run(
     """
     folder = settings.fine_dir(name, seed)
     cfg = fine_config(base, name, seed, folder / 'train')
-    start, used = None, None
+    used = None
     if coarse is not None:
-        start = folder / 'start.pth'
         source = weights_of(settings.coarse_dir(coarse, seed))
-        used = write_start(cfg, source, start, not VARIANTS[name].kept_gates)
-    made = run_training(cfg, settings.process_count, weights_of(folder), start)
+        start_from(cfg, source, not VARIANTS[name].kept_gates)
+        used = count_start(cfg)
+    made = run_training(cfg, settings.process_count, weights_of(folder))
     started = time.perf_counter()
     demo = DemoSettings(work_dir=folder, processes=settings.process_count)
     keep_config(cfg, demo, demo.model_config)
@@ -107,14 +107,14 @@ def fine_run(
         gates=_gates(weights_of(folder)),
         start=used,
         evaluation_seconds=round(time.perf_counter() - started, 1),
-        scores=plain({key: scores[key] for key in FINE_SCORES}),
+        scores={key: scores[key] for key in FINE_SCORES},
         all_scores=scores['all_scores'],
     )
 
 
 def remove_checkpoints(folder: Path) -> None:
     """Delete what only a run that goes on needs; the weights stay."""
-    for path in [*folder.glob('iter_*.pth'), folder / 'last_checkpoint', folder / 'start.pth']:
+    for path in [*folder.glob('iter_*.pth'), folder / 'last_checkpoint']:
         path.unlink(missing_ok=True)
 
 

@@ -147,8 +147,13 @@ def ground(
         settings = (tokens_positive, custom_entities, score_thr, caption_prompt)
         return [ground(model, one, text, *settings) for one in image]
     if not isinstance(text, str):
-        if not isinstance(text, Iterable):
+        if not isinstance(text, Iterable) or isinstance(text, Mapping):
             raise TypeError(f'text must be a string or a list of class names, got {text!r}')
+        if tokens_positive is not None:
+            raise ValueError(
+                'tokens_positive are spans of a caption, but text is a list of class names: give '
+                'one of the two'
+            )
         text = tuple(text)
     if custom_entities is None:
         custom_entities = isinstance(text, str) and tokens_positive is None and lists_classes(text)

@@ -19,15 +19,28 @@ class FiberConcatDataset(ConcatDataset):
 
     Args:
         datasets: Configs of the parts (or data sets, which have their own pipeline).
-        pipeline: Of the parts that have none.
+        pipeline: Of the parts that have none, and that do not wrap another data set.
+        lazy_init: Whether the parts' annotations are read when they are first asked for only
+            (``DetInferencer`` asks for none).
         **kwargs: For mmdet's ``ConcatDataset``.
     """
 
     def __init__(
-        self, datasets: Sequence[dict | BaseDataset], pipeline: Sequence[dict] = (), **kwargs: Any
+        self,
+        datasets: Sequence[dict | BaseDataset],
+        pipeline: Sequence[dict] = (),
+        lazy_init: bool = False,
+        **kwargs: Any,
     ) -> None:
+        shared: dict[str, Any] = dict(pipeline=pipeline) if pipeline else {}
+        if lazy_init:
+            shared['lazy_init'] = True
         parts = [
-            dict(part, pipeline=part.get('pipeline', pipeline)) if isinstance(part, dict) else part
+            {**shared, **part} if isinstance(part, dict) and not _wraps(part) else part
             for part in datasets
         ]
-        super().__init__(parts, **kwargs)
+        super().__init__(parts, lazy_init=lazy_init, **kwargs)
+
+
+def _wraps(part: dict) -> bool:
+    return 'dataset' in part or 'datasets' in part

@@ -1,4 +1,4 @@
-"""The coarse stage of the demo: pre-training on captions, and the start that it gives the fine one.
+"""The coarse stage of the demo: pre-training on captions, which the fine stage starts from.
 
 Resuming keeps to what was begun: a demo without this stage does not get one later, nor one of
 another length.
@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from fiber_mm.convert.files import log_summary
-from fiber_mm.convert.initial import initial_weights
-from fiber_mm.convert.io import write_checkpoint
 from fiber_mm.engine.checkpoint import find_last_checkpoint, load_checkpoint_file
 from fiber_mm.engine.config import ConfigError, check_config
+from fiber_mm.engine.stages import match_stage
 from fiber_mm.registry import MODELS, init_default_scope
 
 from .adapt import move_paths, read_config, set_steps, without_validation
 from .settings import DemoSettings, StepRecord
-from .training import keep_config, prepare, run_training
+from .training import check_same_config, keep_config, prepare, run_training
 
 
 def coarse_config(settings: DemoSettings, fine: Config) -> Config:
@@ -40,11 +38,16 @@ def coarse_config(settings: DemoSettings, fine: Config) -> Config:
     return prepare(cfg, settings.coarse_train_dir, settings.seed, settings.resume)
 
 
-def check_resumed(settings: DemoSettings, record: StepRecord) -> None:
+def check_resumed(settings: DemoSettings, record: StepRecord, cfg: Config | None = None) -> None:
     """Refuse to go on with another coarse stage than the one that was begun.
 
+    Args:
+        settings: Of the demo.
+        record: Of its finished steps.
+        cfg: From :func:`coarse_config`, where that stage is wanted.
+
     Raises:
-        ConfigError: says with how many steps the demo was begun.
+        ConfigError: says with how many steps the demo was begun, or what else differs.
     """
     begun = None
     if settings.coarse_model_config.is_file():
@@ -53,6 +56,8 @@ def check_resumed(settings: DemoSettings, record: StepRecord) -> None:
         begun = 0
     if begun is not None:
         refuse_other_length(settings, begun, settings.coarse_steps, 'coarse steps', 'coarse-steps')
+        if cfg is not None:
+            check_same_config(cfg, settings.coarse_model_config)
 
 
 def refuse_other_length(
@@ -77,54 +82,48 @@ def refuse_other_length(
 
 
 def train_coarse(cfg: Config, fine: Config, settings: DemoSettings) -> dict[str, Any]:
-    """Pre-train on captions; keep the weights, and make the fine stage's start of them.
+    """Pre-train on captions; keep the weights.
 
     Args:
         cfg: From :func:`coarse_config`.
-        fine: The fine stage's config.
+        fine: The fine stage's config, from :func:`start_from`.
         settings: Of the demo.
 
     Returns:
-        What :func:`run_training` gives, ``config``, and in ``start`` the number of weights that
-        are used, resized, dropped and fresh.
+        What :func:`run_training` gives, ``config``, and in ``start`` what :func:`count_start` does.
     """
     settings.coarse_dir.mkdir(parents=True, exist_ok=True)
     keep_config(cfg, settings, settings.coarse_model_config)  # first: it says what was begun
     result = run_training(cfg, settings.process_count, settings.coarse_checkpoint)
-    start = write_start(fine, settings.coarse_checkpoint, settings.start, fresh_gates=True)
-    return dict(config=settings.coarse_config, start=start, **result)
+    return dict(config=settings.coarse_config, start=count_start(fine), **result)
 
 
-def write_start(
-    fine: Config, source: Path, start: Path, fresh_gates: bool = False
-) -> dict[str, int]:
-    """The fine stage's initial weights, by the converter; every key is accounted for in the log.
+def start_from(fine: Config, source: Path, fresh_gates: bool = True) -> None:
+    """Let the fine stage start from coarse weights, set in place.
 
     Args:
-        fine: The fine stage's config, whose window the position-bias tables are resized to.
+        fine: The fine stage's config.
         source: The coarse weights.
-        start: File to write.
-        fresh_gates: Whether the gates are left out, so that they start as the fine stage says. From
+        fresh_gates: Whether the gates are left out, so that they start as the config says. From
             scratch, open ones slowed FIBER-nano down there.
+    """
+    fine.load_from = str(source)
+    if fresh_gates:
+        fine.load_leave_out = ['alpha_']
+
+
+def count_start(fine: Config) -> dict[str, int]:
+    """How much of its start weights a fine stage takes, by the same rules as the runner.
+
+    Args:
+        fine: From :func:`start_from`.
 
     Returns:
         Numbers of weights ``used`` (among them ``resized`` ones), ``dropped`` and ``fresh``.
     """
-    backbone = fine.model.backbone
-    family = 'fine_refexp' if backbone.fusion.get('norm_i2t_query') else 'fine'
-    state = load_checkpoint_file(source)['state_dict']
-    converted = initial_weights([state], family, backbone.swin.window_size)
-    weights, report = converted.state_dict, converted.report
-    if fresh_gates:
-        for key in [key for key, name in report.used.items() if 'alpha_' in name]:
-            del weights[report.used.pop(key)]
-            report.dropped[key] = 'gates start fresh'
-    start.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(start, weights, converted.meta)
-    # The converter knows the released heads alone; this model's own weights are what is new.
+    state = load_checkpoint_file(fine.load_from)['state_dict']
     init_default_scope(fine.get('default_scope', 'mmdet'))
     with torch.device('meta'):
-        names = MODELS.build(fine.model).state_dict()
-    report.fresh = {name: 'new' for name in names if name not in weights}
-    log_summary(report)
+        model = MODELS.build(fine.model)
+    _, report = match_stage(model, state, fine.get('load_leave_out') or ())
     return {name: len(getattr(report, name)) for name in ('used', 'resized', 'dropped', 'fresh')}

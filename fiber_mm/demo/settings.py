@@ -122,9 +122,9 @@ class DemoSettings:
         return self.coarse_dir / 'config.py'
 
     @property
-    def start(self) -> Path:
-        """The fine stage's initial weights, made of those."""
-        return self.coarse_dir / 'start.pth'
+    def record(self) -> Path:
+        """Which steps are finished."""
+        return self.work_dir / 'steps.json'
 
     @property
     def metrics(self) -> Path:

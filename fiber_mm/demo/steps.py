@@ -11,16 +11,16 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from fiber_mm.engine.config import check_config
+from fiber_mm.engine.config import ConfigError, check_config
 from fiber_mm.shapes.generate import generate_shapes
 
 from .adapt import read_config, set_steps
-from .coarse import check_resumed, coarse_config, refuse_other_length, train_coarse
+from .coarse import check_resumed, coarse_config, refuse_other_length, start_from, train_coarse
 from .coarse_evaluation import evaluate_coarse
 from .evaluation import evaluate
 from .report import write_report
 from .settings import DemoSettings, StepRecord
-from .training import keep_config, prepare, run_training
+from .training import check_same_config, keep_config, prepare, run_training
 
 #: Data where the config says nothing.
 DATA = dict(splits=dict(train=4000, val=500), seed=0, image_size=256)
@@ -34,17 +34,22 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
 
     Returns:
         The content of ``metrics.json``.
+
+    Raises:
+        ConfigError: the config is faulty, the folder holds files that are not of a demo, or (with
+            ``resume``) a demo of other settings. Nothing was changed then.
+        FileExistsError: there are other data where the images are to be. The same holds.
     """
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
-    if not settings.resume:
-        clear(settings)
-    record = StepRecord(settings.work_dir / 'steps.json', fresh=not settings.resume)
     cfg = training_config(settings)
-    check_resumed(settings, record)
-    check_same_steps(settings, cfg)
-    _step(record, 'data', lambda: make_data(cfg))
-    if settings.coarse_steps:
-        coarse = coarse_config(settings, cfg)
+    coarse = coarse_config(settings, cfg) if settings.coarse_steps else None
+    record = StepRecord(settings.record, fresh=not settings.resume)
+    if settings.resume:
+        check_resumed(settings, record, coarse)
+        check_same_training(settings, cfg)
+    else:
+        refuse_foreign_files(settings)
+    _step(record, 'data', lambda: begin(cfg, settings))
+    if coarse is not None:
         _step(record, 'coarse', lambda: train_coarse(coarse, cfg, settings))
         _step(record, 'evaluate_coarse', lambda: evaluate_coarse(settings))
     _step(record, 'train', lambda: train(cfg, settings))
@@ -55,22 +60,52 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     return metrics
 
 
-def clear(settings: DemoSettings) -> None:
-    """Remove what an earlier demo left in the work folder, and nothing else."""
-    for folder in (
-        settings.train_dir,
-        settings.coarse_dir,
-        settings.work_dir / 'evaluate',
-        settings.tokenizer,
-    ):
-        shutil.rmtree(folder, ignore_errors=True)
-    for file in (
-        settings.work_dir / 'steps.json',
+def begin(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
+    """Make the data; what an earlier demo left goes only when they are there."""
+    data = make_data(cfg)
+    if not settings.resume:
+        clear(settings)
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    return data
+
+
+def _folders(settings: DemoSettings) -> list[Path]:
+    """That the demo makes in its work folder."""
+    evaluation = settings.work_dir / 'evaluate'
+    return [settings.train_dir, settings.coarse_dir, evaluation, settings.tokenizer]
+
+
+def _files(settings: DemoSettings) -> list[Path]:
+    return [
+        settings.record,
         settings.checkpoint,
         settings.model_config,
         settings.metrics,
         settings.report,
-    ):
+    ]
+
+
+def refuse_foreign_files(settings: DemoSettings) -> None:
+    """Refuse a folder that holds something in the demo's place, but is not of a demo.
+
+    Raises:
+        ConfigError: names it.
+    """
+    if settings.record.is_file():
+        return
+    there = [p.name for p in (*_folders(settings), *_files(settings)) if p.exists()]
+    if there:
+        raise ConfigError(
+            f'{settings.work_dir} holds {", ".join(there)}, which the demo would replace, but no '
+            f'{settings.record.name} of a demo: choose another --work-dir, or remove them'
+        )
+
+
+def clear(settings: DemoSettings) -> None:
+    """Remove what an earlier demo left in the work folder, and nothing else."""
+    for folder in _folders(settings):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in reversed(_files(settings)):  # the record, which says whose they are, last
         file.unlink(missing_ok=True)
 
 
@@ -82,24 +117,27 @@ def training_config(settings: DemoSettings) -> Config:
     if settings.cfg_options:
         cfg.merge_from_dict(dict(settings.cfg_options))
     check_config(cfg)
+    if settings.coarse_steps:
+        start_from(cfg, settings.coarse_checkpoint)
     return prepare(cfg, settings.train_dir, settings.seed, settings.resume)
 
 
-def check_same_steps(settings: DemoSettings, cfg: Config) -> None:
-    """Refuse to go on with another length of the fine stage than the one that was begun.
+def check_same_training(settings: DemoSettings, cfg: Config) -> None:
+    """Refuse to go on with another fine stage than the one that was begun.
 
     Args:
         settings: Of the demo.
         cfg: From :func:`training_config`.
 
     Raises:
-        ConfigError: says with how many steps it was begun.
+        ConfigError: says with how many steps it was begun, or what else differs.
     """
     if not settings.model_config.is_file():
         return
     begun = Config.fromfile(str(settings.model_config)).train_cfg.max_iters
     wanted = cfg.train_cfg.max_iters
     refuse_other_length(settings, begun, wanted, 'steps of the fine stage', 'steps')
+    check_same_config(cfg, settings.model_config)
 
 
 def make_data(cfg: Config) -> dict[str, Any]:
@@ -117,9 +155,8 @@ def make_data(cfg: Config) -> dict[str, Any]:
 
 def train(cfg: Config, settings: DemoSettings) -> dict[str, Any]:
     """Train by the runner that ``tools/train.py`` uses; keep the weights and what they need."""
-    start = settings.start if settings.coarse_steps else None
     keep_config(cfg, settings, settings.model_config)  # first: it says what was begun
-    return run_training(cfg, settings.process_count, settings.checkpoint, start)
+    return run_training(cfg, settings.process_count, settings.checkpoint)
 
 
 def _step(record: StepRecord, name: str, action: Callable[[], dict[str, Any]]) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
+from fiber_mm.convert.io import write_checkpoint
 from fiber_mm.engine.checkpoint import find_last_checkpoint, load_checkpoint_file
+from fiber_mm.engine.config import ConfigError
 from fiber_mm.engine.launch import launch
 from fiber_mm.registry import RUNNERS
 
@@ -38,16 +40,13 @@ def prepare(cfg: Config, folder: Path, seed: int | None, resume: bool) -> Config
     return cfg
 
 
-def run_training(
-    cfg: Config, processes: int, checkpoint: Path, start: Path | None = None
-) -> dict[str, Any]:
+def run_training(cfg: Config, processes: int, checkpoint: Path) -> dict[str, Any]:
     """Train, or go on with a training that was begun; keep the weights.
 
     Args:
         cfg: From :func:`prepare`.
         processes: How many share the work.
         checkpoint: File for the trained weights.
-        start: Weights that a new training starts from; None: those that the config says.
 
     Returns:
         ``seconds_per_step`` (of a resumed run, of which only a part was timed, None),
@@ -60,8 +59,6 @@ def run_training(
         cfg.load_from = None  # with both, mmengine would resume from the start weights
     else:  # what is there is of a training that was killed before its first checkpoint
         shutil.rmtree(work_dir, ignore_errors=True)
-        if start:
-            cfg.load_from = str(start)
     started = time.perf_counter()
     result = launch(_train, shared(cfg, processes), processes=processes)
     seconds = time.perf_counter() - started
@@ -86,14 +83,57 @@ def _keep_weights(folder: Path, checkpoint: Path) -> None:
     """Write the weights of a training's last checkpoint, without the optimiser's state."""
     content = load_checkpoint_file(find_last_checkpoint(folder))
     meta = {'dataset_meta': content.get('meta', {}).get('dataset_meta', {})}
-    torch.save({'meta': meta, 'state_dict': content['state_dict']}, checkpoint)
+    write_checkpoint(checkpoint, content['state_dict'], meta)
 
 
 def keep_config(cfg: Config, settings: DemoSettings, path: Path) -> None:
     """Write the config with a copy of the tokenizer, so that the model works without the data."""
     source = Path(cfg.model.data_preprocessor.tokenizer)
     shutil.copytree(source, settings.tokenizer, dirs_exist_ok=True)
-    kept = copy.deepcopy(cfg)
+    kept = _as_kept(cfg)
     kept.model.data_preprocessor.tokenizer = str(settings.tokenizer)
-    kept.resume, kept.load_from = False, None
     kept.dump(str(path))
+
+
+def _as_kept(cfg: Config) -> Config:
+    kept = copy.deepcopy(cfg)
+    kept.resume, kept.load_from = False, None
+    kept.pop('load_leave_out', None)
+    return kept
+
+
+def check_same_config(cfg: Config, path: Path) -> None:
+    """Refuse to go on with another config than the one that was begun.
+
+    Args:
+        cfg: From :func:`prepare`.
+        path: What :func:`keep_config` wrote; folders and the tokenizer may have moved since.
+
+    Raises:
+        ConfigError: names the settings that differ.
+    """
+    begun, wanted = (dict(_settings(c.to_dict())) for c in (Config.fromfile(path), _as_kept(cfg)))
+    other = [
+        f'{key} {begun.get(key)} there, {wanted.get(key)} wanted'
+        for key in sorted(begun.keys() | wanted.keys())
+        if begun.get(key) != wanted.get(key) and key.split('.')[-1] not in ('work_dir', 'tokenizer')
+    ]
+    if other:
+        raise ConfigError(
+            f'{path} was begun with other settings: {"; ".join(other[:5])}'
+            f'{" and more" if len(other) > 5 else ""}. Go on with the same options, or start anew '
+            'without --resume'
+        )
+
+
+def _settings(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that is no dictionary or list."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _settings(item, f'{name}.{key}' if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        yield f'{name}.len', len(value)
+        for number, item in enumerate(value):
+            yield from _settings(item, f'{name}.{number}')
+    else:
+        yield name, value

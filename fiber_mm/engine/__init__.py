@@ -25,6 +25,7 @@ from .optim import FiberBf16OptimWrapper, FiberOptimWrapperConstructor
 from .queue import FiberQueueHook
 from .retrieval_loops import FiberRetrievalTestLoop, FiberRetrievalValLoop
 from .runner import FiberRunner
+from .visualization_hook import FiberVisualizationHook
 
 __all__ = [
     'AtomicLocalBackend',
@@ -47,6 +48,7 @@ __all__ = [
     'FiberRunner',
     'FiberSameImageBatchSampler',
     'FiberSeededDataset',
+    'FiberVisualizationHook',
     'available_cores',
     'check_config',
     'explain_build_error',

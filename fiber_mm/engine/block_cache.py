@@ -37,7 +37,7 @@ class BlockCache:
             budget go to a temporary folder, which :meth:`close` removes.
         identity: What the blocks were computed from, name -> digest. A folder with another one is
             refused.
-        spill_dir: Where the temporary folder is made; None: the system's place.
+        spill_dir: Where the temporary folder is made; None: the system's place for such.
     Raises:
         CacheError: if ``folder`` belongs to something else.
         ValueError: for a negative budget.
@@ -58,6 +58,8 @@ class BlockCache:
         self.held = 0  # bytes in memory
         self.spilled = 0  # bytes that are on disk alone
         self._blocks: dict[tuple[str, int], dict[str, Any]] = {}
+        self._written: set[tuple[str, int]] = set()
+        self._seldom: list[tuple[str, int]] = []  # of those in memory, the ones to give way
         self._temporary: Path | None = None
         if self.folder is not None:
             self._open(dict(identity or {}))
@@ -89,30 +91,52 @@ class BlockCache:
     # -- blocks --
 
     def __contains__(self, key: tuple[str, int]) -> bool:
-        return key in self._blocks or (self.folder is not None and self._path(*key).is_file())
+        return (
+            key in self._blocks
+            or key in self._written
+            or (self.folder is not None and self._path(*key).is_file())
+        )
 
-    def put(self, kind: str, number: int, block: dict[str, Any]) -> None:
+    def put(self, kind: str, number: int, block: dict[str, Any], seldom: bool = False) -> None:
         """Store a block.
 
         Args:
             kind: such as ``'image'``; part of a file name.
             number: of the block.
             block: tensors, or dictionaries and lists of them; they are moved to the host.
+            seldom: whether it is read seldom: it leaves the memory when others need the room.
         Raises: CacheError: if the disk is full.
         """
         block = _map(block, lambda t: t.detach().to('cpu'))
-        size = sum(t.nbytes for t in _tensors(block))
+        size = _size(block)
+        while not seldom and self._seldom and self.held + size > self.memory_budget:
+            self._evict(self._seldom.pop())
+        key = kind, number
         fits = self.held + size <= self.memory_budget
         if fits:
-            self._blocks[kind, number] = block
+            self._blocks[key] = block
             self.held += size
+            if seldom:
+                self._seldom.append(key)
         else:
             self.spilled += size
         if self.folder is not None or not fits:
-            # A view would be saved with all that lies behind it.
-            content = io.BytesIO()
-            torch.save(_map(block, lambda t: t.clone()), content)
-            self._write(self._path(kind, number), content.getvalue())
+            self._save(key, block)
+
+    def _evict(self, key: tuple[str, int]) -> None:
+        """Leave a block on disk alone."""
+        block = self._blocks.pop(key)
+        if key not in self._written:
+            self._save(key, block)
+        self.held -= _size(block)
+        self.spilled += _size(block)
+
+    def _save(self, key: tuple[str, int], block: dict[str, Any]) -> None:
+        content = io.BytesIO()
+        # A view would be saved with all that lies behind it.
+        torch.save(_map(block, lambda t: t.clone()), content)
+        self._write(self._path(*key), content.getvalue())
+        self._written.add(key)
 
     def get(self, kind: str, number: int) -> dict[str, Any]:
         """A block, on the host; tensors from disk are read when they are used.
@@ -154,7 +178,8 @@ class BlockCache:
 
     def close(self) -> None:
         """Forget what is in memory, and remove the temporary folder; a given one stays."""
-        self._blocks.clear()
+        for kept in (self._blocks, self._written, self._seldom):
+            kept.clear()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary = None
@@ -204,6 +229,10 @@ def _map(value: Any, function: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _map(item, function) for key, item in value.items()}
     return [_map(item, function) for item in value]
+
+
+def _size(block: Any) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(block))
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
+from .block_cache import CacheError
 from .checkpoint import CheckpointError
 from .config import ConfigError, check_config, explain_build_error
 
@@ -68,10 +69,10 @@ def plain_errors() -> Iterator[None]:
     """End the program with one line for mistakes of the user, without a traceback."""
     try:
         yield
-    except (ConfigError, CheckpointError, FileNotFoundError) as error:
+    except (ConfigError, CheckpointError, CacheError, FileNotFoundError) as error:
         sys.exit(f'error: {error}')
     except TypeError as error:
         explanation = explain_build_error(error)
         if explanation is None:
             raise
-        raise ConfigError(explanation) from error
+        sys.exit(f'error: {explanation}')

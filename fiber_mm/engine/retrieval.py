@@ -184,16 +184,17 @@ class RetrievalEvaluation:
         """
         if (kind, number) not in self.cache:
             image, total = self.image_trunk(number), len(self.owner)
-            captions, column = (pairs % total).unique(return_inverse=True)
-            text = self.text_trunks_of(captions)
-            scores = [
-                self._autocast(self.model.pair_scores, image.select(row), text.select(place))
-                for row, place in zip(
-                    (pairs // total).split(self.pair_batch_size),
-                    column.split(self.pair_batch_size),
-                )
-            ]
-            self.cache.put(kind, number, dict(pairs=pairs, scores=torch.cat(scores)))
+            # By caption, so that few captions at a time are on the device.
+            captions, order = (pairs % total).sort(stable=True)
+            rows, scores = (pairs // total)[order], []
+            for row, caption in zip(
+                rows.split(self.pair_batch_size), captions.split(self.pair_batch_size)
+            ):
+                some, place = caption.unique(return_inverse=True)
+                text = self.text_trunks_of(some).select(place)
+                scores.append(self._autocast(self.model.pair_scores, image.select(row), text))
+            scores = torch.cat(scores)[order.argsort()]
+            self.cache.put(kind, number, dict(pairs=pairs, scores=scores))
         block = self.cache.get(kind, number)
         if not torch.equal(block['pairs'], pairs.cpu()):
             # Candidates follow from cached features; a device may round their products otherwise.
@@ -257,7 +258,8 @@ class RetrievalEvaluation:
             found = self._autocast(features, trunk)
             self.cache.put(f'{kind}_features', number, dict(features=found))
         if 'trunk' in self.parts:
-            self.cache.put(f'{kind}_trunk', number, trunk.state_dict())
+            # An image is read for its block alone, a caption for every block.
+            self.cache.put(f'{kind}_trunk', number, trunk.state_dict(), seldom=kind == 'image')
 
     @cached_property
     def tokens(self) -> TextBatch:

@@ -44,7 +44,8 @@ class RetrievalLoop:
         pair_batch_size: Pairs fused at once.
         memory_budget: Bytes of trunks, features and scores that a process holds in memory; the rest
             goes to disk.
-        spill_dir: Where a temporary folder is made for that; None: the system's place.
+        spill_dir: Where a temporary folder is made for that; None: in the run's log folder, where
+            a killed run leaves it behind.
         cache_dir: Folder that keeps all of it: a killed evaluation goes on where it was. Each rank
             has a folder of its own there. One of another model or of other data is refused.
         features_out: File that gets the dual encoder's features of all images and captions.
@@ -196,7 +197,8 @@ class RetrievalLoop:
 
     def _cache(self, model: FiberMultimodal, gallery: Gallery) -> BlockCache:
         if self.cache_dir is None:
-            return BlockCache(self.memory_budget, spill_dir=self.spill_dir)
+            spill_dir = self.spill_dir or self.runner.log_dir
+            return BlockCache(self.memory_budget, spill_dir=spill_dir)
         rank, world = get_dist_info()
         dataset, preprocessor = self.dataloader.dataset, model.data_preprocessor
         ids = preprocessor.tokenize(gallery.texts).input_ids

@@ -26,12 +26,27 @@ def adapt_to_stage(
 ) -> dict[str, Tensor]:
     """A checkpoint's weights as a model is to start from them.
 
+    As :func:`match_stage`; what is used, new, resized and dropped is logged, unless all is used
+    under its own name.
+    """
+    found, report = match_stage(model, state, leave_out)
+    renamed = any(key != name for key, name in report.used.items())
+    if renamed or report.resized or report.dropped:
+        log_summary(report)
+    return found
+
+
+def match_stage(
+    model: nn.Module, state: Mapping[str, Tensor], leave_out: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], Report]:
+    """A checkpoint's weights by the names and windows of a model, and what became of each.
+
     Weights of a model of the other stage are reduced to the encoder and renamed; position-bias
-    tables of other windows are resized bicubically. What is used, new, resized and dropped is
-    logged. Weights of the same stage with the same windows are returned as they are.
+    tables of other windows are resized bicubically. Weights of the same stage with the same windows
+    are returned as they are.
 
     Args:
-        model: Without wrappers.
+        model: Without wrappers; may be on the meta device.
         state: Key -> tensor.
         leave_out: Regular expressions (``re.search``) of keys of the model that start fresh.
     """
@@ -56,10 +71,8 @@ def adapt_to_stage(
             value = resize_bias_table(value, window_of_table(own[name]))
         found[name] = value
         report.used[key] = name
-    if crossed or report.resized or report.dropped:
-        report.fresh = {name: 'new' for name in own if name not in found}
-        log_summary(report)
-    return found
+    report.fresh = {name: 'new' for name in own if name not in found}
+    return found, report
 
 
 def resize_tables_on_load(

@@ -13,9 +13,10 @@ from fiber_mm.ablation.configs import (
 )
 from fiber_mm.ablation.settings import AblationSettings
 from fiber_mm.ablation.variants import VARIANTS
-from fiber_mm.demo.coarse import write_start
+from fiber_mm.demo.coarse import count_start, start_from
 from fiber_mm.demo.coarse_evaluation import protocols
 from fiber_mm.engine.optim import FiberOptimWrapperConstructor
+from fiber_mm.engine.stages import adapt_to_stage
 from fiber_mm.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 FUSED = dict(blocks_4=4, blocks_6=6)
@@ -80,9 +81,9 @@ def test_every_variant_builds_models_that_fit_together(name, bases, tmp_path):
         for gate in gates(model).values():
             gate.fill_(0.5)
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'coarse.pth')
-    start_file = tmp_path / 'start.pth'
-    used = write_start(fine_cfg, tmp_path / 'coarse.pth', start_file, not variant.kept_gates)
-    found = torch.load(start_file, weights_only=True)['state_dict']
+    start_from(fine_cfg, tmp_path / 'coarse.pth', not variant.kept_gates)
+    used = count_start(fine_cfg)
+    found = adapt_to_stage(detector, state, fine_cfg.get('load_leave_out', ()))
     assert (used['used'], used['used'] + used['dropped']) == (len(found), len(state))
     wrong = detector.load_state_dict(found, strict=False)
     assert not wrong.unexpected_keys

@@ -119,6 +119,10 @@ def test_faulty_input(model, path, tmp_path):
         ground(model, None, 'red circle .')
     with pytest.raises(TypeError, match='a list of class names, got 5'):
         ground(model, path, 5)
+    with pytest.raises(TypeError, match='a list of class names, got {'):
+        ground(model, path, {'0': 'red'})
+    with pytest.raises(ValueError, match='spans of a caption, but text is a list of class names'):
+        ground(model, path, ['red'], tokens_positive=[[(0, 3)]])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import pytest
-import torch
 
 from fiber_mm.config_lookup import get_config
 from fiber_mm.demo.coarse import check_resumed, coarse_config
@@ -81,14 +80,13 @@ def test_coarse_to_fine(finished):
 
     # The fine stage starts from the coarse weights: windows of 6 tokens became windows of 5.
     before = load_checkpoint_file(settings.coarse_checkpoint)['state_dict']
-    start = load_checkpoint_file(settings.start)['state_dict']
+    start = load_checkpoint_file(settings.checkpoint)['state_dict']
     name = 'layers.0.blocks.0.attn.relative_position_bias_table'
     assert before[f'encoder.image.{name}'].shape == (121, 2)
     assert start[f'backbone.encoder.image.{name}'].shape == (81, 2)
     assert coarse['training']['start']['resized'] == 6
-    name = 'layers.0.blocks.0.mlp.fc1.weight'
-    assert torch.equal(before[f'encoder.image.{name}'], start[f'backbone.encoder.image.{name}'])
     log = next(settings.coarse_train_dir.glob('*/*.log')).read_text()
     assert 'loss_mlm' in log
     log = next(settings.train_dir.glob('*/*.log')).read_text()
-    assert f'Load checkpoint from {settings.start}' in log
+    assert f'Load checkpoint from {settings.coarse_checkpoint}' in log
+    assert 'window 6 -> 5' in log

@@ -1,13 +1,16 @@
+import dataclasses
 import json
 import re
 import shutil
 
 import pytest
 import torch
+from demo_fixture import tiny_settings
 
 from fiber_mm.demo.coarse import coarse_config, train_coarse
 from fiber_mm.demo.settings import TARGETS, DemoSettings, StepRecord
-from fiber_mm.demo.steps import check_same_steps, run_demo, train, training_config
+from fiber_mm.demo.steps import check_same_training, run_demo, train, training_config
+from fiber_mm.demo.training import keep_config
 from fiber_mm.engine import ConfigError, load_checkpoint_file
 
 
@@ -30,15 +33,57 @@ def test_a_training_of_another_length(tmp_path):
     assert cfg.param_scheduler[-1].end == 50
 
 
-def test_a_training_of_another_length_is_no_resumption(tmp_path):
+def test_another_training_is_no_resumption(tmp_path):
     settings = DemoSettings(work_dir=tmp_path, resume=True, steps=50)
     cfg = training_config(settings)
-    check_same_steps(settings, cfg)  # nothing was begun
+    check_same_training(settings, cfg)  # nothing was begun
     settings.model_config.write_text('train_cfg = dict(max_iters=20)')
     with pytest.raises(ConfigError, match='begun with 20 steps.*go on with 50: give --steps 20'):
-        check_same_steps(settings, cfg)
-    settings.model_config.write_text('train_cfg = dict(max_iters=50)')
-    check_same_steps(settings, cfg)
+        check_same_training(settings, cfg)
+    words = tmp_path / 'words'
+    words.mkdir()
+    cfg.model.data_preprocessor.tokenizer = str(words)
+    keep_config(cfg, settings, settings.model_config)
+    check_same_training(settings, cfg)
+    moved = tmp_path / 'moved'
+    moved.mkdir()
+    again = dataclasses.replace(settings, work_dir=moved)
+    settings.model_config.rename(again.model_config)
+    check_same_training(again, training_config(again))
+    other = dataclasses.replace(again, seed=7, cfg_options={'optim_wrapper.optimizer.lr': 0.5})
+    with pytest.raises(
+        ConfigError, match=r'optim_wrapper\.optimizer\.lr .* there, 0\.5 wanted; randomness\.seed 0'
+    ):
+        check_same_training(again, training_config(other))
+
+
+def test_what_is_not_of_a_demo_is_left_alone(tmp_path):
+    own = tmp_path / 'train'
+    own.mkdir()
+    (own / 'thesis.jpg').touch()
+    with pytest.raises(
+        ConfigError, match='holds train, which the demo would replace'
+    ):
+        run_demo(DemoSettings(work_dir=tmp_path))
+    assert (own / 'thesis.jpg').is_file()
+
+
+@pytest.mark.parametrize('wrong', ['config', 'data'])
+def test_a_finished_demo_outlives_one_that_cannot_begin(tmp_path, wrong):
+    settings = tiny_settings(tmp_path)
+    settings.work_dir.mkdir()
+    left = [settings.record, settings.checkpoint, settings.report]
+    for path in left:
+        path.write_text('{}')
+    if wrong == 'config':
+        with pytest.raises(FileNotFoundError, match='tinny'):
+            run_demo(dataclasses.replace(settings, config='tinny'))
+    else:
+        (tmp_path / 'shapes').mkdir()
+        (tmp_path / 'shapes' / 'other').touch()
+        with pytest.raises(FileExistsError, match='move or remove'):
+            run_demo(settings)
+    assert all(path.is_file() for path in left)
 
 
 def test_the_config_gets_the_settings(tmp_path):
@@ -95,7 +140,7 @@ def test_the_same_seed_gives_the_same_weights(finished, copied):
     shutil.rmtree(settings.train_dir)
     resumed = copied(resume=True)
     assert train(training_config(resumed), resumed)['seconds_per_step'] > 0
-    for name in ('coarse_checkpoint', 'start', 'checkpoint'):
+    for name in ('coarse_checkpoint', 'checkpoint'):
         first, again = (
             load_checkpoint_file(getattr(s, name))['state_dict'] for s in (finished[0], settings)
         )

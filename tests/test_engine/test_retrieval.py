@@ -94,7 +94,10 @@ def test_recalls_are_those_of_a_slow_evaluation(config):
     assert 0 < got['itm/IR@5'] < 1, 'the toy must tell right from wrong'
 
 
-def test_every_input_is_encoded_once(config, monkeypatch):
+@pytest.mark.parametrize('budget', [2**30, 200_000, 0])
+def test_every_input_is_encoded_once(config, monkeypatch, budget):
+    """Also what was spilled to disk."""
+    config.test_cfg.memory_budget = budget
     runner = toy.build(config)
     seen = dict(image_trunk=0, text_trunk=0)
     encoder = runner.model.encoder

@@ -107,8 +107,8 @@ def evaluate_slowly(cfg_file: str) -> None:
     """The test in a process of its own, slow enough to be killed between blocks."""
     put = retrieval.BlockCache.put
 
-    def slow_put(self, *args) -> None:
-        put(self, *args)
+    def slow_put(self, *args, **kwargs) -> None:
+        put(self, *args, **kwargs)
         time.sleep(0.2)
 
     retrieval.BlockCache.put = slow_put

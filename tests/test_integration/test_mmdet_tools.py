@@ -1,6 +1,5 @@
 """mmdet's own tools/train.py and tools/test.py, which know nothing of us but ``custom_imports``."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,17 +7,15 @@ from pathlib import Path
 import mmdet
 import pytest
 import torch
+from tool_loader import load_tool
 
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
 
 
 def run_tool(monkeypatch, name: str, *args: str) -> None:
-    spec = importlib.util.spec_from_file_location(f'mmdet_tool_{name}', TOOLS / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.setattr(sys, 'argv', [f'{name}.py', *args])
-    module.main()
+    load_tool(name, TOOLS).main()
 
 
 def last_metrics(folder: Path) -> dict:

@@ -1,12 +1,11 @@
 """Folders: same bytes whatever the way, never half written, never overwritten by accident."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+from tool_loader import load_tool
 
 from fiber_mm.shapes import contact_sheet, ensure_shapes, generate, generate_shapes, read_meta
 from fiber_mm.shapes import vocabulary as V
@@ -144,17 +143,8 @@ def test_contact_sheet(tmp_path):
     assert len({tuple(c) for c in sheet[::16, ::16].reshape(-1, 3).tolist()}) > 100
 
 
-def load_tool() -> ModuleType:
-    """tools/make_shapes.py as a module; starting a process would import everything again."""
-    path = Path(__file__).parents[2] / 'tools' / 'make_shapes.py'
-    spec = importlib.util.spec_from_file_location('make_shapes', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_command(tmp_path, capsys):
-    main, out = load_tool().main, str(tmp_path / 'data')
+    main, out = load_tool('make_shapes').main, str(tmp_path / 'data')
     assert main([out, '--split', 'train=3,val=2', '--preview', '--workers', '1']) == 0
     printed = capsys.readouterr().out
     assert '5 images' in printed
@@ -172,5 +162,5 @@ def test_command(tmp_path, capsys):
 @pytest.mark.parametrize('text', ['train', 'train=', 'train=-3', 'train=2,train=3'])
 def test_mistyped_splits_are_refused(text, capsys):
     with pytest.raises(SystemExit):
-        load_tool().parse_args(['out', '--split', text])
+        load_tool('make_shapes').parse_args(['out', '--split', text])
     assert 'train' in capsys.readouterr().err

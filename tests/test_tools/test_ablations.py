@@ -1,19 +1,12 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
+from tool_loader import load_tool
 
 from fiber_mm.ablation import VARIANTS
-
-TOOL = Path(__file__).parents[2] / 'tools' / 'ablations.py'
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('ablations_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('ablations')
 
 
 def test_what_to_measure_is_read(tool):

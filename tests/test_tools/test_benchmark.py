@@ -1,26 +1,21 @@
 """The command line of the benchmark, and its worker processes with a small model."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from test_models.test_detectors.toy import CONFIG, merge
+from tool_loader import load_tool
 
 from fiber_mm.benchmark import KEYS, Spec, compare, measure
 from fiber_mm.benchmark.measure import peak_gflops
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'benchmark.py'
 TOY = merge(CONFIG, dict(backbone=dict(roberta=dict(max_position_embeddings=258))))
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('benchmark_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('benchmark')
 
 
 def test_the_last_line_holds_the_promised_keys(tool, monkeypatch, capsys):

@@ -1,21 +1,13 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import save_file
 from test_convert.helpers import roberta, swin, tiny
-
-ROOT = Path(__file__).resolve().parents[2]
+from tool_loader import load_tool
 
 
 @pytest.fixture
 def tool():
-    path = ROOT / 'tools' / 'convert_checkpoint.py'
-    spec = importlib.util.spec_from_file_location('convert_checkpoint', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('convert_checkpoint')
 
 
 def weights(path):

@@ -1,19 +1,12 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
+from tool_loader import load_tool
 
 from fiber_mm.demo.settings import TARGETS
-
-TOOL = Path(__file__).parents[2] / 'tools' / 'demo.py'
 
 
 @pytest.fixture(scope='module')
 def demo():
-    spec = importlib.util.spec_from_file_location('demo_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('demo')
 
 
 def test_spans_are_read(demo):

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from shapes_fixture import shapes_root  # noqa: F401
+from tool_loader import load_tool
 
 from fiber_mm.config_lookup import get_config, get_config_path
 from fiber_mm.registry import MODELS, init_default_scope
 
-TOOLS = Path(__file__).parents[2] / 'tools'
 COARSE = 'pretrain/fiber_nano_1xb32_1k_shapes'
 EVALUATION = 'fiber_nano_heatmap_shapes'
-
-
-def tool(name: str):
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', TOOLS / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -40,16 +31,16 @@ def test_draws_a_picture(shapes_root, checkpoint, tmp_path, capsys):  # noqa: F8
     rest = ['--model', COARSE, '--checkpoint', checkpoint, '--cfg-options', tokenizer]
     out = tmp_path / 'new' / 'map.png'
     words = ['--text', 'a red circle above a star', '--phrase', 'red circle', '--phrase', 'star']
-    tool('heatmap').main([str(image), *words, '--blocks', '0', '-1', '--out', str(out), *rest])
+    load_tool('heatmap').main([str(image), *words, '--blocks', '0', '-1', '--out', str(out), *rest])
     assert Image.open(out).width > 3 * 320
     printed = capsys.readouterr().out
     assert re.search(r'^red circle: x \d+, y \d+$', printed, re.MULTILINE)
     assert re.search(r'^star: x \d+, y \d+$', printed, re.MULTILINE)
     with pytest.raises(SystemExit, match="error: .*'blue ring' is not in the caption"):
-        tool('heatmap').main([str(image), *words, '--phrase', 'blue ring', *rest])
+        load_tool('heatmap').main([str(image), *words, '--phrase', 'blue ring', *rest])
     for wrong in ([], [*words, '--blocks', 'first']):
         with pytest.raises(SystemExit):
-            tool('heatmap').parse_args([str(image), *wrong, *rest])
+            load_tool('heatmap').parse_args([str(image), *wrong, *rest])
 
 
 @pytest.mark.parametrize('method', ['attention', 'gradient'])
@@ -64,7 +55,7 @@ def test_evaluation(shapes_root, checkpoint, tmp_path, method):  # noqa: F811
         'model.direction=both',
     ]
     config = str(get_config_path(EVALUATION))
-    metrics = tool('test').main(
+    metrics = load_tool('test').main(
         [config, checkpoint, '--work-dir', str(tmp_path / 'run'), '--cfg-options', *options]
     )
     scores = ['pointing', 'pointing_chance', 'pointing_centre', 'box_recall_image', 'no_peak']

@@ -1,14 +1,13 @@
 """tools/index_images.py and tools/search_images.py, in this process."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from shapes_fixture import shapes_root  # noqa: F401
+from tool_loader import load_tool
 
 from fiber_mm import get_config
 from fiber_mm.registry import MODELS
@@ -19,11 +18,7 @@ CONFIG = 'pretrain/fiber_nano_1xb32_1k_shapes'
 
 
 def tool(name, *args):
-    path = Path(__file__).parents[2] / 'tools' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main([str(arg) for arg in args])
+    return load_tool(name).main([str(arg) for arg in args])
 
 
 @pytest.fixture(scope='module')

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from mmdet.evaluation import MultiDatasetsEvaluator
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
 from mmengine.optim import build_optim_wrapper
+from mmengine.structures import InstanceData
+from mmengine.visualization import Visualizer
 from test_engine import toy_training as toy
+from tool_loader import load_tool
 
 from fiber_mm.config_lookup import get_config_path
-from fiber_mm.engine import ConfigError
-
-TOOLS = Path(__file__).parents[2] / 'tools'
-
-
-def tool(name: str):
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', TOOLS / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from fiber_mm.engine import FiberVisualizationHook
 
 
 def write_config(folder: Path, **changes) -> Path:
@@ -40,11 +40,11 @@ def write_config(folder: Path, **changes) -> Path:
 
 
 def train(*args) -> None:
-    tool('train').main([str(arg) for arg in args])
+    load_tool('train').main([str(arg) for arg in args])
 
 
 def evaluate(*args) -> dict:
-    return tool('test').main([str(arg) for arg in args])
+    return load_tool('test').main([str(arg) for arg in args])
 
 
 def test_train_then_test(tmp_path):
@@ -61,6 +61,27 @@ def test_train_then_test(tmp_path):
         assert len(pickle.load(file)) == 8
     (numbers,) = [p for p in (tmp_path / 'eval').glob('*/*.json') if p.parent.name == p.stem]
     assert json.loads(numbers.read_text())['toy/error'] == pytest.approx(metrics['toy/error'])
+
+
+class Count(BaseMetric):
+    """How many samples a data set has."""
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return dict(count=len(results))
+
+
+def test_predictions_of_several_test_sets_are_kept(tmp_path):
+    evaluator = MultiDatasetsEvaluator([Count(), Count()], dataset_prefixes=['a', 'b'])
+    evaluator.dataset_meta = dict(cumulative_sizes=[2, 5])
+    runner = SimpleNamespace(test_evaluator=evaluator, cfg=dict(default_scope='mmdet'))
+    load_tool('test').keep_predictions(runner, str(tmp_path / 'all.pkl'))
+    evaluator.process([dict(img_id=i) for i in range(5)])
+    assert evaluator.evaluate(5) == {'a/count': 2, 'b/count': 3}
+    with (tmp_path / 'all.pkl').open('rb') as file:
+        assert [row['img_id'] for row in pickle.load(file)] == [0, 1, 2, 3, 4]
 
 
 def test_train_resumes(tmp_path, monkeypatch):
@@ -83,7 +104,7 @@ def test_train_resumes(tmp_path, monkeypatch):
 
 
 def load(name: str, *args) -> Config:
-    module = tool(name)
+    module = load_tool(name)
     return module.load_config(module.parse_args([str(arg) for arg in args]))
 
 
@@ -122,6 +143,25 @@ def test_show_dir_turns_drawing_on(tmp_path):
     cfg = load('test', write_config(tmp_path, default_hooks=hooks), 'c.pth', '--show-dir', 'shown')
     assert cfg.default_hooks.visualization.draw
     assert cfg.default_hooks.visualization.test_out_dir == 'shown'
+    assert cfg.default_hooks.visualization.type == 'FiberVisualizationHook'
+
+
+def test_every_text_of_an_image_is_drawn(tmp_path):
+    image = tmp_path / 'a.jpg'
+    assert cv2.imwrite(str(image), np.zeros((32, 48, 3), np.uint8))
+    Visualizer.get_instance('any')
+    hook = FiberVisualizationHook(draw=True, test_out_dir='shown')
+    hook._visualizer = DetLocalVisualizer()
+    runner = SimpleNamespace(log_dir=str(tmp_path / 'log'))
+    for _ in range(2):  # batches
+        samples = [DetDataSample(metainfo=dict(img_path=str(image))) for _ in range(2)]
+        for sample in samples:
+            boxes = dict(bboxes=torch.tensor([[4.0, 4, 20, 20]]), scores=torch.ones(1))
+            sample.pred_instances = InstanceData(labels=torch.zeros(1).long(), **boxes)
+        hook.after_test_iter(runner, 0, {}, samples)
+    names = {path.name for path in (tmp_path / 'log/shown').iterdir()}
+    assert names == {'a.jpg', 'a_2.jpg', 'a_3.jpg', 'a_4.jpg'}
+    assert all(cv2.imread(str(tmp_path / 'log/shown' / name)).any() for name in names)
 
 
 def test_augmentation_flips_and_packs(tmp_path):
@@ -141,7 +181,7 @@ def test_augmentation_flips_and_packs(tmp_path):
             ),
         )
     )
-    tool('test').use_test_time_augmentation(cfg)
+    load_tool('test').use_test_time_augmentation(cfg)
     assert cfg.model.type == 'FiberDetTTAModel'
     assert cfg.model.module.type == 'M'
     load_step, augment = cfg.test_dataloader.dataset.dataset.pipeline
@@ -185,8 +225,7 @@ def test_mistyped_top_level_key(tmp_path):
 )
 def test_mistyped_nested_key(tmp_path, option, text):
     config = write_config(tmp_path)
-    with pytest.raises(ConfigError, match=text.replace('(', r'\(')):
-        train(config, '--work-dir', tmp_path, '--cfg-options', option)
+    assert text in exit_text(train, config, '--work-dir', tmp_path, '--cfg-options', option)
 
 
 def test_options_that_do_not_apply(tmp_path):
@@ -239,6 +278,6 @@ def test_bad_checkpoints(tmp_path):
 def test_help_says_what_the_tools_do(capsys):
     for name in ('train', 'test'):
         with pytest.raises(SystemExit) as info:
-            tool(name).parse_args(['--help'])
+            load_tool(name).parse_args(['--help'])
         assert info.value.code == 0
         assert '--cfg-options' in capsys.readouterr().out

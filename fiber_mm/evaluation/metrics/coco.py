@@ -24,10 +24,17 @@ def quiet_coco(content: dict) -> COCO:
     """pycocotools' index over annotations, without its prints and without reading a file twice.
 
     Annotations are copied and numbered from 1: the evaluation writes into them, and takes a match
-    with the id 0 for no match.
+    with the id 0 for no match. Without ``iscrowd`` they are no crowd, without ``area`` it is the
+    box's.
     """
     annotations = [
-        {**annotation, 'id': number} for number, annotation in enumerate(content['annotations'], 1)
+        {
+            'iscrowd': 0,
+            'area': annotation['bbox'][2] * annotation['bbox'][3],
+            **annotation,
+            'id': number,
+        }
+        for number, annotation in enumerate(content['annotations'], 1)
     ]
     coco = COCO()
     coco.dataset = {**content, 'annotations': annotations}

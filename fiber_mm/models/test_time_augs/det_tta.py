@@ -22,14 +22,16 @@ class FiberDetTTAModel(DetTTAModel):
     mirrors x to w - x, as is right for boxes whose far edges are exclusive. With the head's
     inclusive corners every box of a mirrored view would come back one pixel of the network input
     beside its place. Other detectors (a head without ``box_end``) are mirrored as mmdet does.
-    Boxes keep their ``label_names``.
+    Boxes keep their ``label_names``. Views need not say that they are not mirrored.
     """
 
     def merge_aug_bboxes(
         self, aug_bboxes: Sequence[Tensor], aug_scores: Sequence[Tensor], img_metas: Sequence[dict]
     ) -> Any:
         """See mmdet."""
-        box_end = getattr(getattr(self.module.bbox_head, 'test_settings', None), 'box_end', None)
+        img_metas = [dict(flip=False, flip_direction=None) | meta for meta in img_metas]
+        head = getattr(self.module, 'bbox_head', None)
+        box_end = getattr(getattr(head, 'test_settings', None), 'box_end', None)
         if box_end is not None:
             # What the head has added to x2 and y2 is on the other side of a mirrored box.
             last = 1 if box_end == 'exclusive' else 0
@@ -54,7 +56,7 @@ class FiberDetTTAModel(DetTTAModel):
 
 def _mirrored(meta: dict, boxes: Tensor) -> Tensor:
     """(4,) 1 for the coordinates that the view mirrors."""
-    axes = _AXES[meta['flip_direction']] if meta.get('flip') else ()
+    axes = _AXES[meta['flip_direction']] if meta['flip'] else ()
     return boxes.new_tensor([float(axis in axes) for axis in (0, 1, 0, 1)])
 
 

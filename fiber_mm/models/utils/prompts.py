@@ -233,9 +233,19 @@ def chunk_class_prompts(
     return chunks
 
 
+_WANTED_SPANS = (
+    'tokens_positive must hold, for each entity, a list of pairs [start, end) of whole numbers, '
+    'such as [[[0, 12]], [[19, 28]]] for two entities'
+)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
 def _is_pair(span: Any) -> bool:
     return (
-        isinstance(span, Sequence)
+        _is_list(span)
         and len(span) == 2
         and all(isinstance(end, Integral) and not isinstance(end, bool) for end in span)
     )
@@ -265,6 +275,8 @@ def caption_prompt(
 
     Raises:
         ValueError: For an empty caption, or (``strict``) a faulty span.
+        TypeError: For a caption that is no string, spans that are no lists of pairs for each
+            entity, labels that are no whole numbers.
     """
     if not isinstance(caption, str):
         raise TypeError(f'a caption must be a string, got {type(caption).__name__}')
@@ -283,19 +295,27 @@ def caption_prompt(
             )
         entities = {0: [whole]}
     elif isinstance(tokens_positive, Mapping):
+        wrong = [label for label in tokens_positive if not str(label).isdecimal()]
+        if wrong:
+            raise TypeError(
+                'the keys of tokens_positive are labels, whole numbers from 0; got '
+                f'{", ".join(map(repr, wrong[:4]))}'
+            )
         entities = {int(label): spans for label, spans in sorted(tokens_positive.items())}
-    else:
+    elif _is_list(tokens_positive):
         entities = dict(enumerate(tokens_positive))
+    else:
+        raise TypeError(f'{_WANTED_SPANS}; got {tokens_positive!r}')
 
     spans, names = [], []
     for label, entity_spans in entities.items():
         kept = []
+        if not _is_list(entity_spans):
+            raise TypeError(f'{_WANTED_SPANS}; got {entity_spans!r} for phrase {label}')
         for span in entity_spans:
             if not _is_pair(span):
                 raise TypeError(
-                    'tokens_positive must hold, for each entity, a list of pairs [start, end) of '
-                    'whole numbers, such as [[[0, 12]], [[19, 28]]] for two entities; '
-                    f'got {span!r} in {entity_spans!r} of phrase {label}'
+                    f'{_WANTED_SPANS}; got {span!r} in {entity_spans!r} of phrase {label}'
                 )
             fault = _span_fault(caption, span)
             if fault is None:

@@ -119,6 +119,17 @@ def test_nothing_detected(tmp_path):
     assert metrics['coco/bbox_mAP'] == 0
 
 
+def test_annotations_without_crowds_and_areas(tmp_path):
+    path = write_annotations(tmp_path / 'a.json', TRUTH)
+    content = json.loads((tmp_path / 'a.json').read_text())
+    samples = [make_sample(0, [([10, 10, 29, 29], 0.9, 0)]), make_sample(1, [])]
+    wanted = run(FiberCocoMetric(path), samples)
+    for annotation in content['annotations']:
+        del annotation['iscrowd'], annotation['area']
+    (tmp_path / 'b.json').write_text(json.dumps(content))
+    np.testing.assert_equal(run(FiberCocoMetric(str(tmp_path / 'b.json')), samples), wanted)
+
+
 def test_exclusive_corners(tmp_path):
     metric = FiberCocoMetric(
         write_annotations(tmp_path / 'a.json', [(0, 10, 0, 0, 3, 3)]), inclusive=False

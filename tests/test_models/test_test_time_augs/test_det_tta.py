@@ -61,8 +61,19 @@ def test_a_mirrored_box_returns_to_its_pixels(direction, box_end):
     torch.testing.assert_close(back, plain)
 
 
-def test_other_heads_are_mirrored_as_mmdet_does():
-    model = FiberDetTTAModel(module=Detector(None))
+@pytest.mark.parametrize('two_stages', [False, True])
+def test_other_heads_are_mirrored_as_mmdet_does(two_stages):
+    detector = Detector(None)
+    if two_stages:  # they have a roi_head
+        del detector.bbox_head
+    model = FiberDetTTAModel(module=detector)
     arguments = ([BOX, BOX], None, [view(None), view('horizontal')])
     wanted = DetTTAModel.merge_aug_bboxes(model, *arguments)
     assert torch.equal(model.merge_aug_bboxes(*arguments), wanted)
+
+
+def test_views_may_be_silent_about_mirroring():
+    model = FiberDetTTAModel(module=Detector('inclusive'))
+    silent = {key: value for key, value in view(None).items() if 'flip' not in key}
+    merged = model.merge_aug_bboxes([BOX, BOX], None, [silent, silent])
+    assert torch.equal(merged, torch.cat([BOX, BOX]))

@@ -167,8 +167,12 @@ def test_faulty_span(span, fault):
 def test_faulty_caption():
     with pytest.raises(ValueError, match='prompt is empty'):
         caption_prompt('  ')
-    with pytest.raises(TypeError, match='list of pairs'):
-        caption_prompt('a cat', [[2, 5]])
+    for wrong in ([[2, 5]], [0, 5], [None], ['ab'], 'ab', [[['a', 'b']]], [['ab']], 2.5):
+        with pytest.raises(TypeError, match='list of pairs.*; got'):
+            caption_prompt('a cat', wrong)
+    with pytest.raises(TypeError, match="keys of tokens_positive are labels.*'cat'"):
+        caption_prompt('a cat', {'cat': [[2, 5]]})
+    assert caption_prompt('a cat', {'0': [[2, 5]]}).spans == [[(2, 5)]]
     with pytest.raises(ValueError, match='or -1 for the whole'):
         caption_prompt('a cat', 3)
 
