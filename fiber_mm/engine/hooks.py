@@ -25,7 +25,8 @@ class FiberCheckpointHook(CheckpointHook):
     complete, then ``last_checkpoint`` names it, then older ones are deleted.
 
     Gradients are in no checkpoint. So one that is due between two updates (``interval`` is no
-    multiple of ``accumulative_counts``) is written after the next update.
+    multiple of ``accumulative_counts``, or a validation there found a new best) is written after
+    the next update; the file of the best weights is written at once.
 
     Args:
         **kwargs: those of mmengine's ``CheckpointHook``. Without ``backend_args`` files are local.
@@ -56,6 +57,9 @@ class FiberCheckpointHook(CheckpointHook):
                 runner.logger.info(f'removed {path}, which a killed run left incomplete')
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+        if _in_the_middle_of_an_update(runner.optim_wrapper):
+            self._postponed = True
+            return
         outdated = []
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:

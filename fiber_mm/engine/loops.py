@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import all_reduce, get_rank
+from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import EMAHook, ParamSchedulerHook
 from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
@@ -25,8 +25,9 @@ from .data import FiberInfiniteSampler, samplers_of, start_at
 from .randomness import mix_seed, seed_everything
 
 # What checkpoints hold beside mmengine's own: the iteration of the last whole validation, the one
-# at which the epoch began, and the batches of an epoch.
+# at which the epoch began, the batches of an epoch, and the samples that all ranks have seen.
 _VALIDATED, _EPOCH_BEGIN, _EPOCH_LENGTH = 'validated_iter', 'epoch_begin', 'epoch_length'
+_SEEN = 'samples_seen'
 # Keep the seeds of steps and validations apart from those of samples, which are hashed from the
 # same run seed.
 _STEP, _VALIDATION = -1, -2
@@ -38,9 +39,10 @@ class _ExactLoop:
     Args:
         max_empty: skip the update of a batch in which more than this share of the images (or all)
             have no box; schedulers and EMA do not step then, but the iteration counts. The
-            original does so with 0.1, on each rank for itself; here the ranks skip together, as
-            soon as one of them would. None never skips. Not with gradient accumulation, whose
-            updates would no longer be where a resumed run expects them.
+            original does so with 0.1, on each rank for itself, which then is a batch ahead of the
+            others; here the ranks skip together, if all of them would (else images without boxes
+            are trained on, as background). None never skips. Not with gradient accumulation,
+            whose updates would no longer be where a resumed run expects them.
     """
 
     def __init__(self, *args: Any, max_empty: float | None = None, **kwargs: Any) -> None:
@@ -48,6 +50,8 @@ class _ExactLoop:
         if max_empty is not None and not 0 <= max_empty < 1:
             raise ValueError(f'max_empty must be in [0, 1) or None, got {max_empty}')
         self.max_empty = max_empty
+        self._steps = self._skipped = 0  # of this process
+        self._warned = False
 
     # -- one step --
 
@@ -69,7 +73,7 @@ class _ExactLoop:
         seed_everything(mix_seed(runner.seed, _STEP, get_rank(), self._iter))
         runner.call_hook('before_train_iter', batch_idx=batch_idx, data_batch=data_batch)
         if self.max_empty is not None and _mostly_empty(data_batch, self.max_empty):
-            runner.logger.info(f'iteration {self._iter}: too few images with boxes, no update')
+            self._note_skipped()
             for hook in runner.hooks:
                 if not isinstance(hook, (EMAHook, ParamSchedulerHook)):
                     hook.after_train_iter(
@@ -81,6 +85,20 @@ class _ExactLoop:
                 'after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs
             )
         self._iter += 1
+        self._steps += 1
+
+    def _note_skipped(self) -> None:
+        self._skipped += 1
+        logger = self.runner.logger
+        logger.info(f'iteration {self._iter}: too few images with boxes, no update')
+        if self._steps >= 100 and 2 * self._skipped > self._steps and not self._warned:
+            self._warned = True
+            logger.warning(
+                f'{self._skipped} of {self._steps} iterations had too few images with boxes and '
+                f'changed nothing (train_cfg.max_empty={self.max_empty}). To train on images '
+                'without boxes set max_empty=None, to leave them out set '
+                'filter_cfg=dict(filter_empty_gt=True) in the data set.'
+            )
 
     # -- data --
 
@@ -157,7 +175,27 @@ class FiberIterTrainLoop(_ExactLoop, IterBasedTrainLoop):
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
         """One step."""
+        info, batch = self.runner.message_hub, self._batch_of_all_ranks()
+        # Before the step, at whose end a checkpoint may be written.
+        info.update_info(_SEEN, info.runtime_info.get(_SEEN, self._iter * batch) + batch)
         self._step(self._iter, data_batch)
+
+    def _batch_of_all_ranks(self) -> int:
+        loader = self.dataloader
+        size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 1
+        return size * get_world_size()
+
+    def _first_batch(self) -> int:
+        """How many batches of the present size the run has seen, rounded down."""
+        batch = self._batch_of_all_ranks()
+        seen = self.runner.message_hub.runtime_info.get(_SEEN, self._iter * batch)
+        if seen != self._iter * batch:
+            self.runner.logger.warning(
+                f'the run has seen {seen} samples in {self._iter} iterations; now an iteration '
+                f'takes {batch}. The data go on at batch {seen // batch}. (Shards, whose order '
+                'depends on the number of streams, go on at about that place.)'
+            )
+        return seen // batch
 
     def _val_due(self) -> bool:
         return (
@@ -167,9 +205,10 @@ class FiberIterTrainLoop(_ExactLoop, IterBasedTrainLoop):
         )
 
     def _endless(self) -> Iterator[Any]:
+        first = self._first_batch()
         if _is_endless(self.dataloader):
-            yield from self._batches(0, self._iter)
-        epoch, start = divmod(self._iter, len(self.dataloader))
+            yield from self._batches(0, first)
+        epoch, start = divmod(first, len(self.dataloader))
         while True:
             yield from self._batches(epoch, start)
             epoch, start = epoch + 1, 0
@@ -181,7 +220,9 @@ class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
 
     Gradients are accumulated within an epoch: its last update is made of the batches that are
     left (as in the original, which divides by ``accumulative_counts`` even so; here it is their
-    mean). The number of batches of an epoch may change between epochs (other GPUs or batch size).
+    mean). The number of batches of an epoch may change between epochs (other GPUs or batch size):
+    then each epoch is whole, while schedules that count iterations (also those that were converted
+    from epochs) keep the length they had; the log says so.
 
     Args:
         max_empty: see :class:`_ExactLoop`. The others are those of mmengine's
@@ -197,6 +238,7 @@ class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
             )
         self._check_accumulation()
         start = self._done_of_epoch()
+        self._note_other_length(start)
         if self._iter % self._accumulated:
             self.runner.logger.info(
                 'No gradient is lost, whatever mmengine warned of: updates end with an epoch, and '
@@ -227,6 +269,21 @@ class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
         info(_EPOCH_BEGIN, self._iter)  # a checkpoint of the end belongs to the next epoch
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+
+    def _note_other_length(self, done: int) -> None:
+        """Where the end is, if epochs had another length before."""
+        length = len(self.dataloader)
+        last = self._iter - done + (self._max_epochs - self._epoch) * length
+        schedulers = self.runner.param_schedulers
+        groups = schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]
+        by_iter = {type(s).__name__ for group in groups for s in group if not s.by_epoch}
+        if last != self._max_iters and by_iter:
+            self.runner.logger.warning(
+                f'epochs have {length} batches now, so training ends after {last} iterations; '
+                f'{", ".join(sorted(by_iter))} count iterations and keep the length that they had '
+                'with the epochs of before'
+            )
+        self._max_iters = last
 
     def _done_of_epoch(self) -> int:
         """How many batches of the current epoch are done.
@@ -272,9 +329,9 @@ def _is_endless(dataloader: DataLoader) -> bool:
 
 
 def _mostly_empty(data_batch: Any, max_empty: float) -> bool:
-    """Whether more than a share of the images, or all of them, have no box (on any rank)."""
+    """Whether more than a share of the images, or all of them, have no box (on every rank)."""
     samples = data_batch['data_samples']
     empty = sum(len(sample.gt_instances) == 0 for sample in samples)
     skip = torch.tensor(float(empty == len(samples) or empty > max_empty * len(samples)))
-    all_reduce(skip, op='max')
+    all_reduce(skip, op='min')
     return bool(skip)

@@ -99,6 +99,34 @@ def test_epochs_may_have_other_lengths_after_a_resume(tmp_path, monkeypatch):
     assert [len(indices) for indices in seen] == [6] * 4, 'two epochs of two batches'
     assert sorted(seen[0] + seen[1]) == sorted(seen[2] + seen[3]) == list(range(12))
     assert (runner.epoch, runner.iter) == (3, 8)
+    assert runner.max_iters == 8
+    (log,) = [p.read_text() for p in tmp_path.glob('*/*.log') if 'training ends' in p.read_text()]
+    assert 'epochs have 2 batches now, so training ends after 8 iterations; LinearLR' in log
+
+
+def test_another_batch_goes_on_with_the_next_samples(tmp_path, monkeypatch):
+    train_and_stop(tmp_path, 4, monkeypatch, max_iters=8)
+    whole = tmp_path / 'whole.txt'
+    toy.train(tmp_path / 'whole', max_iters=8, trace=str(whole))
+    trace = tmp_path / 'trace.txt'
+    toy.train(tmp_path, resume=True, batch_size=6, trace=str(trace), max_iters=6)
+    first, seen = (
+        [i for line in path.read_text().splitlines() for i in json.loads(line.split(' ', 1)[1])]
+        for path in (whole, trace)
+    )
+    assert seen == first[12:24], 'four batches of 3 were seen before'
+
+
+def test_a_best_checkpoint_between_two_updates_is_none_to_resume_from(tmp_path):
+    kind = dict(accumulate=2, validate=True, interval=4, max_iters=6)
+    cfg = toy.config(tmp_path, **kind)
+    cfg.default_hooks.checkpoint.update(save_best='toy/error', rule='less', max_keep_ckpts=9)
+    cfg.train_cfg.val_interval = 3
+    cfg.experiment_name = 'toy_best_between'
+    toy.FiberRunner.from_cfg(cfg).train()
+    assert list(tmp_path.glob('best_*iter_3.pth')), 'the best weights themselves'
+    assert not (tmp_path / 'iter_3.pth').exists()
+    assert (tmp_path / 'iter_4.pth').is_file()
 
 
 @pytest.mark.parametrize('batch_size', [2, 6])

@@ -27,6 +27,7 @@ objects365 = dict(
     ann_file='o365v1_train_odvg.json',
     label_map_file='o365v1_label_map.json',
     data_prefix=dict(img='train/'),
+    filter_cfg=dict(filter_empty_gt=True),
     pipeline=o365_pipeline,
 )
 mixed = dict(
