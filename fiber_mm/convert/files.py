@@ -51,7 +51,7 @@ def convert_file(
         init: family of the model to start from the source (see :func:`initial_weights`); None
             converts the source as what it is. RoBERTa and Swin always start an encoder.
         more: further sources of initial weights.
-        window: window side of the model to start; with `init` or `more` only.
+        window: window side of the model to start; with initial weights only.
         ema: take the moving average of the weights.
         any_size: accept other sizes than FIBER-Base.
         ignore: regular expressions of keys that may be missing or unknown.
@@ -65,13 +65,8 @@ def convert_file(
     """
     if to not in ('ours', 'original'):
         raise ConversionError(f"unknown direction {to!r}; known are 'ours' and 'original'")
-    if to == 'original' and (init or more):
+    if to == 'original' and (init or more or window is not None):
         raise ConversionError('initial weights are written in our layout only')
-    if window is not None and not (init or more):
-        raise ConversionError(
-            f'a window side ({window}) belongs to initial weights: name the family of the model to '
-            'start (--init), or leave --window out'
-        )
     checkpoint = read_checkpoint(source)
     state = pick_tensors(checkpoint, ema, str(source))
     arch = 'infer' if any_size else None
@@ -85,7 +80,13 @@ def convert_file(
         return result
 
     seen = resolve_family(state, family)
-    if init is None and not more and seen not in ('roberta', 'swin'):
+    starts = bool(init or more or seen in ('roberta', 'swin'))
+    if window is not None and not starts:
+        raise ConversionError(
+            f'a window side ({window}) belongs to initial weights: name the family of the model to '
+            'start (--init), or leave --window out'
+        )
+    if not starts:
         result = to_ours(state, family, arch, ignore)
     else:
         states = [state, *(pick_tensors(read_checkpoint(path), ema, str(path)) for path in more)]

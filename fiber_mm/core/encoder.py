@@ -136,9 +136,8 @@ class FiberEncoder(nn.Module):
             block = self.image.layers[pair.stage].blocks[pair.block]
             layer = self.text.encoder.layer[pair.layer]
             fused = self._run(block, x, self.image.plans, t, bias)
-            memory = layer.crossattention_t2i.self.memory(x.flatten(1, 2))
             norm = self.cfg.fusion.fused_text_norm or not last
-            t = self._run(layer, t, bias, memory, last_norm=norm)
+            t = self._run(layer, t, bias, x.flatten(1, 2), last_norm=norm)
             x = self._next_stage(fused, pair.stage, pair.block, maps)
         return FusedFeatures(tuple(maps), x.flatten(1, 2), t, text.mask)
 

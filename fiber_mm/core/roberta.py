@@ -132,7 +132,7 @@ class RobertaLayer(nn.Module):
         self,
         x: Tensor,
         bias: Tensor | None,
-        image: tuple[Tensor, Tensor] | None = None,
+        image: Tensor | tuple[Tensor, Tensor] | None = None,
         memory: tuple[Tensor, Tensor] | None = None,
         last_norm: bool = True,
     ) -> Tensor:
@@ -141,14 +141,16 @@ class RobertaLayer(nn.Module):
         Args:
             x: (B, T, D).
             bias: additive mask of the self-attention, broadcastable to (B, 1, T, S).
-            image: keys and values of image tokens (``crossattention_t2i.self.memory``);
-                None leaves the gate shut.
+            image: (B, N, image_width) tokens of the image, or their keys and values
+                (``crossattention_t2i.self.memory``); None leaves the gate shut.
             memory: keys and values of the text so far, ``x`` included, when decoding.
             last_norm: whether the closing LayerNorm is applied.
         Returns: (B, T, D).
         """
         attended = self.attention(x, bias, memory)
         if image is not None:
+            if isinstance(image, Tensor):
+                image = self.crossattention_t2i.self.memory(image)
             cross = self.crossattention_t2i(attended, memory=image)
             attended = attended + self.alpha_t2i.to(cross.dtype) * cross
         x = self.attention.output.LayerNorm(x + attended)

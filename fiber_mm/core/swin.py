@@ -177,8 +177,10 @@ class SwinBlock(nn.Module):
 
         Where nothing is kept for a backward, a CPU does it in pieces that stay in its cache.
         """
-        weight = self.mlp.fc1.weight
-        keeps = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        keeps = torch.is_grad_enabled() and (
+            x.requires_grad
+            or any(p.requires_grad for p in (*self.norm2.parameters(), *self.mlp.parameters()))
+        )
         if keeps or self.training or x.device.type != 'cpu':
             return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
         x = x.contiguous()

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank
+from mmengine.dist import barrier, get_rank, is_distributed
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -201,10 +201,12 @@ def _load_http(filename: str, map_location: Any = None, **_: Any) -> dict:
     """Download once per machine (to torch hub's cache), then read safely."""
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
     name = filename.rsplit('/', 1)[-1].split('?')[0]
-    if not re.search(r'-[0-9a-f]{8,}\.', name):  # with a hash in it, as mmdet's have, it is unique
+    # With a hash in it, as mmdet's have (and no date), it is unique.
+    if not re.search(r'-(?=\d*[a-f])[0-9a-f]{8,}\.', name):
         name = f'{hashlib.sha256(filename.encode()).hexdigest()[:12]}-{name}'
     path = folder / name
-    if int(os.environ.get('LOCAL_RANK', get_rank())) == 0 and not path.is_file():
+    local_rank = int(os.environ.get('LOCAL_RANK', get_rank())) if is_distributed() else 0
+    if local_rank == 0 and not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(filename, str(path), progress=False)
     barrier()

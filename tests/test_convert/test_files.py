@@ -58,6 +58,14 @@ def test_refused_source_leaves_no_target(tmp_path):
         convert_file(source, target, to='original', init='fine')
     with pytest.raises(ConversionError, match=r'window side \(18\) belongs to initial weights'):
         convert_file(source, target, any_size=True, window=18)
+    assert not target.exists()
+
+
+def test_a_lone_swin_starts_an_encoder_with_another_window(tmp_path):
+    torch.save({'model': helpers.swin()}, tmp_path / 'swin.pth')
+    result = convert_file(tmp_path / 'swin.pth', tmp_path / 'b.pth', any_size=True, window=3)
+    tables = [v for k, v in result.state_dict.items() if k.endswith('bias_table')]
+    assert {len(table) for table in tables} == {25}
 
 
 def test_summary_counts_every_key():

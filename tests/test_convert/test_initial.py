@@ -62,7 +62,7 @@ def test_stripped_backbone_file_starts_the_fine_stage():
 
 
 @pytest.mark.parametrize('prefix', ['roberta.', ''])
-def testroberta(prefix):
+def test_roberta(prefix):
     state = roberta(prefix)
     result = initial_weights([state])
     key = 'encoder.layer.1.attention.self.query.weight'
@@ -75,7 +75,7 @@ def testroberta(prefix):
     assert 'encoder.image.patch_embed.proj.weight' in result.report.fresh
 
 
-def testswin():
+def test_swin():
     state = swin()
     result = initial_weights([state])
     assert result.report.family == 'swin'

@@ -107,6 +107,14 @@ def test_the_mlp_in_pieces(monkeypatch):
     torch.testing.assert_close(turned, wanted.transpose(1, 2))
 
 
+@pytest.mark.parametrize('part', ['norm2', 'mlp.fc1', 'mlp.fc2'])
+def test_a_part_of_the_mlp_can_be_trained_in_eval_mode(part):
+    block = make_block(0).eval().requires_grad_(False)
+    trained = block.get_submodule(part).requires_grad_(True).weight
+    block.feed_forward(torch.randn(2, 5, 7, 8)).sum().backward()
+    assert trained.grad.abs().sum() > 0
+
+
 def test_block_gradients():
     torch.manual_seed(0)
     block = make_block(1).double()

@@ -235,6 +235,10 @@ def test_files_of_one_name_are_told_apart_by_their_address(tmp_path, monkeypatch
     assert [load(first), load(second), load(first)] == [1, 2, 1]
     # Names with a hash in them, as torch's and mmdet's, are unique, wherever they come from.
     assert load('https://example.org/x-0123abcd.pth') == load('https://mirror/x-0123abcd.pth') == 3
+    # A date is no hash. Without a process group every process is the first of its machine.
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    assert load('https://example.org/x-20240801.pth') == 4
+    assert load('https://mirror/x-20240801.pth') == 5
     assert mmengine_checkpoint.load_from_http(second)['state_dict']['a'] == 2
 
 

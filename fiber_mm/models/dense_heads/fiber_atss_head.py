@@ -103,7 +103,8 @@ class TestSettings:
     def __post_init__(self) -> None:
         if self.box_end not in ('exclusive', 'inclusive'):
             raise ValueError(f"box_end is 'exclusive' or 'inclusive', not {self.box_end!r}")
-        if self.nms.get('type', 'nms') != 'nms' or 'iou_threshold' not in self.nms:
+        known = {'type', 'iou_threshold'}
+        if self.nms.get('type', 'nms') != 'nms' or {'type', *self.nms} != known:
             raise ValueError(f"nms must be dict(type='nms', iou_threshold=...), not {self.nms}")
 
 

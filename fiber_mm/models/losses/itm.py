@@ -34,9 +34,12 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         (B,) int64.
     """
-    sums = weights.cumsum(1)
-    place = torch.searchsorted(sums, uniform[:, None] * sums[:, -1:], right=True)[:, 0]
-    return place.clamp(max=weights.shape[1] - 1)  # a product may round up to the whole sum
+    # In whole numbers: the sum of floats on a GPU is another in each run, and an error where torch
+    # is told to be deterministic. 2^40 keeps the least weight, 1e-9, and 4 million candidates.
+    shares = weights / weights.amax(1, keepdim=True)
+    sums = (shares.double() * 2**40).long().cumsum(1)
+    place = torch.searchsorted(sums, (uniform[:, None] * sums[:, -1:].double()).long(), right=True)
+    return place[:, 0]
 
 
 def matching_loss(logits: Tensor, match: Tensor | int) -> Tensor:

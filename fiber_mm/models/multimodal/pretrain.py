@@ -15,7 +15,7 @@ from fiber_mm.models.losses.itm import draw, matching_loss, negative_weights
 from fiber_mm.models.losses.mlm import masked_token_loss
 from fiber_mm.models.multimodal.base import FiberMultimodal, JointFeatures
 from fiber_mm.models.multimodal.queue import NegativeQueue
-from fiber_mm.models.utils.gather import gather_batch, places_in_gathered
+from fiber_mm.models.utils.gather import gather_batch, places_in_gathered, select_gathered
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import ImageTrunk, TextBatch, TextTrunk
 
@@ -266,10 +266,9 @@ class FiberPretrain(FiberMultimodal):
         """
         image, text = trunks.image, trunks.text
         if self.queue is None:
-            image, text = (
-                trunk.map(lambda t: gather_batch(t, with_grad=True)) for trunk in (image, text)
-            )
-        if self.queue is None or self.queue.filled == 0:
+            image = image.map(lambda t: select_gathered(t, images))
+            return Trunks(image, text.map(lambda t: select_gathered(t, texts)), None)
+        if self.queue.filled == 0:
             return Trunks(image.select(images), text.select(texts), None)
         # As many trunks as there are negatives, whether they are needed or not: how many of them
         # lie in the queue, the host could only know by waiting for the device.

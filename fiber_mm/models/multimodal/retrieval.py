@@ -13,7 +13,7 @@ from torch import Tensor
 from fiber_mm.models.losses.itc import ContrastOutput
 from fiber_mm.models.multimodal.base import RANK_BY
 from fiber_mm.models.multimodal.pretrain import FiberPretrain, Trunks
-from fiber_mm.models.utils.gather import gather_batch, places_in_gathered
+from fiber_mm.models.utils.gather import places_in_gathered, select_gathered
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import ImageTrunk, TextBatch, TextTrunk
 
@@ -96,8 +96,8 @@ class FiberRetrieval(FiberPretrain):
         if self.hard_negatives:
             return super().matching_pairs(trunks, contrast, own, drawable)
         match, partner = self.draw_partners(len(own), own.device)
-        images = trunks.image.map(lambda t: gather_batch(t, with_grad=True))
-        return [(images.select(partner), trunks.text)], match
+        image = trunks.image.map(lambda t: select_gathered(t, partner))
+        return [(image, trunks.text)], match
 
     def draw_partners(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """An image for each text: its own for half of them, that of another pair for the rest.

@@ -17,6 +17,10 @@ from fiber_mm.registry import MODELS
 # Factors of the levels, fine to coarse, with FiberFPN(near_identity=True): a coarse level is wider
 # and is added to every finer one, so it starts weaker.
 FROM_ABOVE = (1.0, 0.35, 0.25)
+_INIT = dict(
+    type='Kaiming', layer='Conv2d', a=1, distribution='uniform', mode='fan_in',
+    nonlinearity='leaky_relu',
+)  # fmt: skip
 
 
 class SharedDropBlock(nn.Module):
@@ -61,6 +65,8 @@ class FiberFPN(FPN):
             above is damped, and 3x3 convolutions begin near the identity. A random pyramid
             drowns the finest level, where small objects are, in the coarser ones: for training
             from scratch in minutes.
+        init_cfg: Starting values; None: as the original, uniform with a variance of 1 / fan_in,
+            where mmdet's Xavier also counts what goes out.
         **kwargs: for mmdet's ``FPN``.
     """
 
@@ -69,9 +75,10 @@ class FiberFPN(FPN):
         *args: Any,
         drop_block: dict | None = None,
         near_identity: bool = False,
+        init_cfg: dict | list[dict] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, init_cfg=init_cfg or dict(_INIT), **kwargs)
         self.near_identity = near_identity
         if drop_block is not None:
             self.drop_block = SharedDropBlock(**drop_block)

@@ -1,6 +1,6 @@
 """Prompts, noun phrases, token maps, batches of all ranks: functions shared by data and models."""
 
-from .gather import gather_batch, places_in_gathered
+from .gather import gather_batch, places_in_gathered, select_gathered
 from .phrases import find_noun_phrases
 from .prompts import (
     Prompt,
@@ -23,6 +23,7 @@ __all__ = [
     'find_noun_phrases',
     'gather_batch',
     'places_in_gathered',
+    'select_gathered',
     'spans_to_token_map',
     'split_class_string',
     'token_to_class_scores',

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.dist import all_gather, get_dist_info
 from torch import Tensor
+from torch import distributed as dist
 from torch.distributed.nn.functional import all_gather as all_gather_with_grad
 
 
@@ -30,6 +33,38 @@ def gather_batch(x: Tensor, with_grad: bool = False) -> Tensor:
     else:
         parts = all_gather(x.detach().contiguous())
     return torch.stack(tuple(parts), 1).flatten(0, 1)
+
+
+class _GatherRanks(torch.autograd.Function):
+    """(B, ...) of each rank -> (world size * B, ...), rank after rank; one buffer each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
+        dist.all_gather_into_tensor(out, x.contiguous())
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        out = grad.new_empty(len(grad) // dist.get_world_size(), *grad.shape[1:])
+        dist.reduce_scatter_tensor(out, grad.contiguous())
+        return out
+
+
+def select_gathered(x: Tensor, index: Tensor) -> Tensor:
+    """``gather_batch(x, with_grad=True)[index]``, for large tensors: held once, not twice.
+
+    Args:
+        x: (B, ...), of one shape on all ranks.
+        index: (N,) int64, places in :func:`gather_batch`'s order.
+
+    Returns:
+        (N, ...).
+    """
+    _, world = get_dist_info()
+    if world == 1:
+        return x[index]
+    return _GatherRanks.apply(x)[index % world * len(x) + index // world]
 
 
 def places_in_gathered(batch: int, device: torch.device) -> Tensor:

@@ -77,6 +77,8 @@ def test_settings_are_checked():
         tiny_head(test_cfg=dict(box_end='half-open'))
     with pytest.raises(ValueError, match='soft_nms'):
         tiny_head(test_cfg=dict(nms=dict(type='soft_nms', iou_threshold=0.5)))
+    with pytest.raises(ValueError, match='class_agnostic'):
+        tiny_head(test_cfg=dict(nms=dict(type='nms', iou_threshold=0.5, class_agnostic=True)))
     two = dict(
         type='mmdet.AnchorGenerator', strides=[8], ratios=[0.5, 1.0], scales=[8], center_offset=0.5
     )

@@ -31,6 +31,16 @@ def test_equals_mmdet(settings, training):
         assert torch.equal(a, b)
 
 
+def test_starting_values_are_uniform_by_what_comes_in():
+    neck = MODELS.build(dict(type='FiberFPN', **{**SETTINGS, 'in_channels': [16, 64, 256]}))
+    neck.init_weights()
+    for conv in (*neck.lateral_convs, *neck.fpn_convs):
+        weight = conv.conv.weight
+        bound = (3 / weight[0].numel()) ** 0.5
+        assert 0.9 * bound < weight.abs().max() <= bound
+        assert not conv.conv.bias.any()
+
+
 def test_only_the_finer_levels_are_dropped():
     neck, plain = pair(drop_block=DROP)
     inputs = maps()
