@@ -129,6 +129,12 @@ def _foreign_objects(path: Path) -> list[str]:
     return sorted(set(names) - known)
 
 
+def _is_of_lightning(path: Path) -> bool:
+    """Whether it holds what the original's coarse checkpoints do."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return any(re.match(r'argparse|pytorch_lightning|lightning_fabric|sacred', n) for n in names)
+
+
 def torch_load(
     path: os.PathLike, map_location: Any = 'cpu', allowed: Allowed | None = None, mmap: bool = True
 ) -> Any:
@@ -163,6 +169,11 @@ def torch_load(
         reason = _reason(err)
         if isinstance(err, pickle.UnpicklingError) and re.search(_FOREIGN, reason):
             foreign = _foreign_objects(path) if zipped else []
+            if zipped and not foreign and _is_of_lightning(path):
+                raise ConversionError(
+                    f'{path} was refused: beside tensors it holds Python objects, as checkpoints '
+                    'of the original do: convert it first (tools/convert_checkpoint.py SRC DST)'
+                ) from err
             what = f' ({", ".join(foreign)})' if foreign else ''
             raise ConversionError(
                 f'{path} was refused: besides tensors it holds Python objects{what} that could '

@@ -105,12 +105,47 @@ def has_valid_box(boxes: Iterable[Sequence[float]]) -> bool:
     return any(x2 - x1 > LEAST_SIDE and y2 - y1 > LEAST_SIDE for x1, y1, x2, y2 in boxes)
 
 
-def group_annotations(content: dict, path: str) -> tuple[list[dict], dict[Any, list[dict]]]:
-    """Images of a COCO-style file in the order of their ids, and the annotations of each.
+def check_fields(rows: Sequence[dict], fields: Sequence[str], what: str, path: str) -> None:
+    """See that every row of an annotation file has what is needed.
+
+    Args:
+        rows: Images or annotations, which may have an ``id``.
+        fields: Names.
+        what: What a row is called.
+        path: Of the file.
 
     Raises:
-        ValueError: For doubled image ids or annotations of an unknown image.
+        ValueError: Names the file, the first row that lacks one, and what it has.
     """
+    for number, row in enumerate(rows):
+        absent = [field for field in fields if field not in row]
+        if absent:
+            raise ValueError(
+                f'{path}: {what} number {number} (id {row.get("id")}) has no '
+                f'{", ".join(absent)}, only {", ".join(sorted(row))}; wanted are '
+                f'{", ".join(fields)}'
+            )
+
+
+def group_annotations(
+    content: dict,
+    path: str,
+    image_fields: Sequence[str] = ('id', 'height', 'width'),
+    annotation_fields: Sequence[str] = ('image_id', 'bbox'),
+) -> tuple[list[dict], dict[Any, list[dict]]]:
+    """Images of a COCO-style file in the order of their ids, and the annotations of each.
+
+    Args:
+        content: Of the file.
+        path: Of the file.
+        image_fields, annotation_fields: What every image and annotation must have.
+
+    Raises:
+        ValueError: For images or annotations that lack a field, doubled image ids, or annotations
+            of an unknown image.
+    """
+    check_fields(content['images'], image_fields, 'image', path)
+    check_fields(content['annotations'], annotation_fields, 'annotation', path)
     images = sorted(content['images'], key=lambda image: image['id'])
     known = {image['id'] for image in images}
     if len(known) != len(images):

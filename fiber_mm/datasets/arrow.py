@@ -60,8 +60,12 @@ class FiberArrowDataset(FiberImageTextDataset):
 
     Args:
         name, split, restval: see :func:`arrow_tables`.
-        tables: File names without ``.arrow`` instead of those three.
+        tables: File names without ``.arrow`` instead of those three. They are parts of one set, in
+            which an ``image_id`` is there once; further sets go into a ``ConcatDataset``.
         data_root: Folder of the files.
+
+    Raises:
+        ValueError: if there is no table, or one twice, and for faulty files.
     """
 
     def __init__(
@@ -76,7 +80,14 @@ class FiberArrowDataset(FiberImageTextDataset):
         if (name is None) == (tables is None):
             raise ValueError(f'give either name or tables, got name={name!r}, tables={tables!r}')
         names = arrow_tables(name, split, restval) if tables is None else tuple(tables)
-        self.paths = [osp.join(data_root, f'{table}.arrow') for table in names]
+        self.paths = [osp.normpath(osp.join(data_root, f'{table}.arrow')) for table in names]
+        doubled = sorted({path for path in self.paths if self.paths.count(path) > 1})
+        if doubled or not names:
+            raise ValueError(
+                f'tables are given twice: {doubled}; name each once'
+                if names
+                else f'no table is given: name={name!r}, split={split!r}, tables={tables!r}'
+            )
         self._columns: list[dict] | None = None
         self._starts = np.zeros(1, np.int64)
         self._kept = np.zeros(0, np.int32)  # rows, counted over all tables
@@ -91,9 +102,10 @@ class FiberArrowDataset(FiberImageTextDataset):
         tables = self._open()
         self._starts = np.cumsum([0, *(len(table['image_id']) for table in tables)])
         row, place, counts = [], [], []
-        for path, start, table in zip(self.paths, self._starts, tables):
+        doubled = self._doubled(tables)
+        for path, start, table, again in zip(self.paths, self._starts, tables, doubled):
             checker = CaptionChecker(path, self.on_error)
-            rows, places = _pairs_of(table, checker)
+            rows, places = _pairs_of(table, again, checker)
             checker.log(len(np.unique(rows)), len(rows))
             row.append(rows + start)
             place.append(places)
@@ -106,6 +118,19 @@ class FiberArrowDataset(FiberImageTextDataset):
         if not len(self._kept):
             raise ValueError(f'{self.source} have no image with a caption')
         self._fully_initialized = True
+
+    def _doubled(self, tables: list[dict]) -> list[dict[int, str]]:
+        """Rows of each table whose image id was there before; where, if in another table."""
+        rows, firsts = _repeated([table['image_id'] for table in tables])
+        numbers, others = np.searchsorted(self._starts, [rows, firsts], side='right') - 1
+        doubled: list[dict[int, str]] = [{} for _ in tables]
+        for row, first, number, other in zip(rows, firsts, numbers, others):
+            where = (
+                f', as in row {first - self._starts[other]} of {self.paths[other]} (sets that '
+                'number their images alike go into a ConcatDataset)'
+            )
+            doubled[number][int(row - self._starts[number])] = where if other != number else ''
+        return doubled
 
     def _open(self) -> list[dict]:
         if self._columns is None:
@@ -213,15 +238,23 @@ def _open_table(path: str) -> dict:
     return {name: table[name] for name in COLUMNS}
 
 
-def _pairs_of(table: dict, checker: CaptionChecker) -> tuple[np.ndarray, np.ndarray]:
-    """Row and place of each usable caption, each text once per row, in order; (N,) int64 both."""
+def _pairs_of(
+    table: dict, doubled: dict[int, str], checker: CaptionChecker
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row and place of each usable caption, each text once per row, in order; (N,) int64 both.
+
+    Args:
+        table: Columns.
+        doubled: Rows whose image id was there before, and what a message says of it.
+        checker: Takes the faults.
+    """
     pa = import_pyarrow()
     import pyarrow.compute as pc
 
     size = len(table['image_id'])
     usable = np.ones(size, bool)
-    for row in np.flatnonzero(_doubled(table['image_id'])):
-        checker.fault('doubled image id', f'row {row}, image_id {table["image_id"][row]}')
+    for row, where in doubled.items():
+        checker.fault('doubled image id', f'row {row}, image_id {table["image_id"][row]}{where}')
         usable[row] = False
     empty = pc.fill_null(pc.equal(pc.binary_length(table['image']), 0), True)
     for row in np.flatnonzero(empty.to_numpy()):
@@ -249,14 +282,12 @@ def _pairs_of(table: dict, checker: CaptionChecker) -> tuple[np.ndarray, np.ndar
     return rows[keep], places[keep]
 
 
-def _doubled(column: Any) -> np.ndarray:
-    """(N,) bool: whether a value was there before."""
-    import pyarrow.compute as pc
-
-    if pc.count_distinct(column).as_py() == len(column):
-        return np.zeros(len(column), bool)
-    values = np.asarray(column.to_pylist(), dtype=object)
-    _, first = np.unique(values.astype(str), return_index=True)
-    doubled = np.ones(len(values), bool)
-    doubled[first] = False
-    return doubled
+def _repeated(columns: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows, counted over all columns, whose value was there before, and where; (N,) int64 both."""
+    pa = import_pyarrow()
+    chunks = [chunk for column in columns for chunk in column.cast(pa.string()).chunks]
+    values = pa.chunked_array(chunks, pa.string()).combine_chunks()
+    codes = values.dictionary_encode('encode').indices.to_numpy()
+    _, first, number = np.unique(codes, return_index=True, return_inverse=True)
+    rows = np.flatnonzero(first[number] != np.arange(len(codes)))
+    return rows, first[number][rows]

@@ -33,10 +33,10 @@ _SUFFIX = {'JPEG': 'jpg', 'PNG': 'png', 'WEBP': 'webp'}
 
 
 class CaptionRow(NamedTuple):
-    """An image and its captions, as listed."""
+    """An image and its captions, as listed: in JSON, image and captions may be anything."""
 
     where: str
-    image: str
+    image: Any
     captions: list[Any]
     image_id: str
 
@@ -78,13 +78,30 @@ def _same_image(row: CaptionRow) -> tuple[str, str]:
 
 
 def _csv_lines(path: str, tabs: bool) -> Iterator[tuple[str, dict]]:
-    with open(path, encoding='utf-8', newline='') as file:
+    # Excel begins its UTF-8 files with a mark that is no part of the first column's name.
+    with open(path, encoding='utf-8-sig', newline='') as file:
         reader = csv.DictReader(file, delimiter='\t' if tabs else ',')
-        for line in reader:
-            yield f'{path}:{reader.line_num}', line
+        number = 0
+        try:
+            for line in reader:
+                number = reader.line_num
+                yield f'{path}:{number}', line
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f'{path} is no UTF-8 text, somewhere after line {number}: {error}; save it as UTF-8'
+            ) from error
+        except csv.Error as error:
+            raise ValueError(
+                f'{path}: the row that begins in line {number + 1} cannot be read: {error}; is a '
+                'quotation mark not closed?'
+            ) from error
 
 
-def _row(where: str, line: dict) -> CaptionRow:
+def _row(where: str, line: Any) -> CaptionRow:
+    if not isinstance(line, dict):
+        raise ValueError(
+            f'{where} is no JSON object with image and caption, but {str(line)[:40]!r}'
+        )
     missing = [key for key in ('image', 'caption') if line.get(key) is None]
     if missing:
         raise ValueError(
@@ -130,6 +147,9 @@ def write_rows(
                 reject(row, DOUBLED)
                 continue
             ids.add(row.image_id)
+            if not isinstance(row.image, str):
+                reject(row, UNREADABLE, f'image is {row.image!r}, the name of a file is wanted')
+                continue
             captions = [c for c in row.captions if isinstance(c, str) and c.strip()]
             for caption in row.captions:
                 if caption not in captions:

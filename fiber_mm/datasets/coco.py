@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os.path as osp
 from collections import Counter
 from typing import Any
 
 from mmdet.datasets import BaseDetDataset
+from mmengine.logging import print_log
 
+from fiber_mm.models.utils.prompts import clean_class_name
 from fiber_mm.registry import DATASETS
 
 from .annotations import (
     LeftOut,
     box_fault,
     check_box,
+    check_fields,
     check_filter,
     group_annotations,
     has_valid_box,
@@ -56,6 +60,10 @@ class FiberCocoDataset(BaseDetDataset):
         self.few_shot = few_shot
         super().__init__(*args, return_classes=return_classes, **kwargs)
 
+    #: Of every image; and whether classes of the same words (but for parentheses) are no surprise.
+    _image_fields: tuple[str, ...] = ('id', 'file_name', 'height', 'width')
+    _ambiguous = False
+
     def _categories(self, content: dict) -> list[dict]:
         """Categories in the order of their labels."""
         return list(content['categories'])
@@ -69,7 +77,9 @@ class FiberCocoDataset(BaseDetDataset):
             self.ann_file, ('images', 'annotations', 'categories'), self.backend_args
         )
         self._set_classes(self._categories(content))
-        images, annotations = group_annotations(content, self.ann_file)
+        images, annotations = group_annotations(
+            content, self.ann_file, self._image_fields, ('image_id', 'category_id', 'bbox')
+        )
         left_out = LeftOut()
         samples = [
             self._parse(image, annotations.get(image['id'], []), left_out) for image in images
@@ -90,8 +100,23 @@ class FiberCocoDataset(BaseDetDataset):
                 )
             categories = [category for category in categories if category['name'] in set(wanted)]
         self._metainfo['classes'] = tuple(category['name'] for category in categories)
+        if not self._ambiguous:
+            self._warn_of_same_words()
         self.cat_ids = [category['id'] for category in categories]
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
+
+    def _warn_of_same_words(self) -> None:
+        by_words: dict[str, list[str]] = {}
+        for name in self._metainfo['classes']:
+            by_words.setdefault(clean_class_name(name), []).append(name)
+        same = [names for names in by_words.values() if len(names) > 1]
+        if same:
+            print_log(
+                f'{self.ann_file}: the classes {same[0]} are the same words in a prompt, where '
+                'parentheses are dropped, so the model cannot tell them apart: rename them',
+                'current',
+                logging.WARNING,
+            )
 
     def _parse(self, image: dict, annotations: list[dict], left_out: LeftOut) -> dict:
         instances = []
@@ -172,8 +197,12 @@ class FiberLVISDataset(FiberCocoDataset):
     def _categories(self, content: dict) -> list[dict]:
         return sorted(content['categories'], key=lambda category: category['id'])
 
+    _image_fields = ('id', 'height', 'width')
+    _ambiguous = True
+
     def _file_name(self, image: dict) -> str:
         if 'coco_url' not in image:
+            check_fields([image], ('file_name',), 'image', self.ann_file)
             return image['file_name']
         # ".../val2017/000000000139.jpg": the split's folder is part of the name
         return '/'.join(image['coco_url'].split('/')[-2:])

@@ -68,26 +68,27 @@ class CaptionChecker:
 
         Args:
             image_id: For messages.
-            captions: Pairs of caption id (None: no ids) and caption.
+            captions: Pairs of caption id (None: becomes ``'image_id/place'``) and caption.
 
         Returns:
             Ids and texts in their order.
         """
         ids, texts, seen = [], [], set()
-        for id_, text in captions:
+        for place, (id_, text) in enumerate(captions):
+            if id_ is None:
+                id_ = f'{image_id}/{place}'
             where = f'caption {id_} of image {image_id}'
-            if id_ is not None:
-                if id_ in self._texts:
-                    self.fault('doubled caption id', where)
-                    continue
-                self._texts.add(id_)
+            if id_ in self._texts:
+                self.fault('doubled caption id', where)
+                continue
+            self._texts.add(id_)
             if not isinstance(text, str) or not text.strip():
                 self.fault('empty caption', f'{where} is {text!r}')
             elif text in seen:
                 self.left_out['repeated captions of an image'] += 1
             else:
                 seen.add(text)
-                ids.append(len(texts) if id_ is None else id_)
+                ids.append(id_)
                 texts.append(text)
         if not texts:
             self.fault('image without caption', f'image {image_id}')
@@ -293,7 +294,7 @@ class FiberKarpathyDataset(FiberImageTextDataset):
 
     Images lie in ``data_prefix['img_path']``, below the ``filepath`` of the file where it has one
     (``val2014`` of COCO). ``image_id`` is ``cocoid``, or ``imgid`` where there is none; ``text_id``
-    is ``sentid``. See :class:`FiberImageTextDataset`.
+    is ``sentid``, or ``'image_id/place'``. See :class:`FiberImageTextDataset`.
 
     Args:
         split, restval: see :func:`karpathy_splits`. The original trains on train + val and
@@ -315,12 +316,16 @@ class FiberKarpathyDataset(FiberImageTextDataset):
             raise ValueError(
                 f'{self.ann_file} has no image of the split {missing}, only {dict(there)}'
             )
-        for image in images:
-            if image['split'] not in self.splits:
+        wanted = ('split', 'filename', 'imgid', 'sentences')
+        for number, image in enumerate(images):
+            if 'split' in image and image['split'] not in self.splits:
                 continue
-            absent = [key for key in ('filename', 'imgid', 'sentences') if key not in image]
+            absent = [key for key in wanted if key not in image]
             if absent:
-                raise ValueError(f'{self.ann_file}: an image has no {absent}, only {sorted(image)}')
+                raise ValueError(
+                    f'{self.ann_file}: images[{number}] has no {absent}, only {sorted(image)}; '
+                    'correct the annotation'
+                )
             image_id = image.get('cocoid', image['imgid'])
             if not checker.new_image(image_id):
                 continue

@@ -55,7 +55,9 @@ class FiberMDETRDataset(BaseDetDataset):
                 'original: filter_cfg=dict(filter_empty_gt=False) has no effect, leave it out'
             )
         content = read_json(self.ann_file, ('images', 'annotations'), self.backend_args)
-        images, annotations = group_annotations(content, self.ann_file)
+        images, annotations = group_annotations(
+            content, self.ann_file, ('id', 'file_name', 'height', 'width')
+        )
         left_out = LeftOut()
         samples = []
         for image in images:

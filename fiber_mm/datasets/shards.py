@@ -2,7 +2,8 @@
 
 The order is a pure function of the seed: every epoch has its own order of the shards, which are
 dealt out to the streams (one per rank and worker), and each stream shuffles its pairs in a buffer.
-A resumed run therefore needs no state: it passes over what was read before, without decoding it.
+A resumed run therefore needs no state: it passes over what was read before, without decoding it,
+and does not read epochs whose number of pairs an index tells, or an earlier pass.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os.path as osp
 import random
 import tarfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -27,7 +29,7 @@ from fiber_mm.registry import DATASETS
 from .image_text import MOST_UNREADABLE, UNREADABLE, check_on_error
 from .transforms.boxes import DropCounter
 from .transforms.image import UnreadableImageError
-from .writers import INDEX
+from .writers import INDEX, read_index
 
 IMAGE_SUFFIXES = ('jpg', 'jpeg', 'png', 'webp')
 
@@ -79,8 +81,9 @@ class FiberShardDataset(IterableDataset):
         seed: Seed of order and augmentation; None draws one that all ranks share.
         on_error: ``'raise'``: unreadable images and samples without caption or image are errors.
             ``'skip'``: the latter are left out, and for an unreadable image the next readable one
-            is taken (a second time); both are counted in the log. A shard that is cut is an error
-            in any case.
+            is taken (a second time); both are counted in the log. A shard whose index counts pairs
+            keeps their number: its last one makes up for those left out. A shard that is cut is an
+            error in any case.
         test_mode: Must be False: evaluate from Karpathy's JSON or arrow tables.
 
     Raises:
@@ -120,18 +123,21 @@ class FiberShardDataset(IterableDataset):
         self.unreadable = DropCounter('samples with an unreadable image')
         self.faulty = DropCounter('samples without caption or image')
         self._batches, self._batch_size = 0, 1
+        # pairs of a shard by part, of those that were read to their end; by shard and step
+        self._sizes: dict[tuple[str, int], list[int]] = {}
 
     # -- what loaders and loops ask for --
 
     def __len__(self) -> int:
         """Pairs of a rank per epoch, if indices of the shards say how many there are."""
-        unknown = [shard for shard in self.shards if shard not in self.counts]
-        if unknown:
+        pairs = [self.counts.get(shard, (0, None))[1] for shard in self.shards]
+        if None in pairs:
             raise TypeError(
-                f'the number of pairs in {len(unknown)} shards is not known ({unknown[0]}): train '
-                f'by iterations, or put an {INDEX} beside them'
+                f'the number of pairs in {pairs.count(None)} shards is not known '
+                f'({self.shards[pairs.index(None)]}): train by iterations, or put an {INDEX} with '
+                'npairs beside them'
             )
-        return sum(pairs for _, pairs in self.counts.values()) // self.world_size
+        return sum(pairs) // self.world_size
 
     def skip_batches(self, num_batches: int, batch_size: int) -> None:
         """Let the next pass begin ``num_batches`` batches (of this rank) later."""
@@ -187,9 +193,9 @@ class FiberShardDataset(IterableDataset):
         epoch, left = 0, start
         while True:
             units = self.units(epoch, stream, streams)
-            known = self._known(units)
-            if known is not None and left >= known > 0:
-                left, epoch = left - known, epoch + 1
+            whole = self._known(units, left) if left else None
+            if whole:
+                left, epoch = left - whole, epoch + 1
                 continue
             rng = random.Random(mix_seed(self.seed, epoch, stream))
             pairs: Iterable[dict] = (pair for unit in units for pair in self._read(unit))
@@ -217,67 +223,126 @@ class FiberShardDataset(IterableDataset):
             units = [units[i] for i in rng.permutation(len(units))]
         return units[stream::streams]
 
-    def _known(self, units: list[_Unit]) -> int | None:
-        """Pairs of some units, if the index tells."""
-        total = 0
-        for unit in units:
-            samples, pairs = self.counts.get(unit.shard, (0, -1))
-            if samples == pairs:
-                total += len(range(unit.part, samples, unit.step))
-            elif pairs >= 0 and unit.step == 1:
-                total += pairs
-            else:
-                return None
-        # What is left out as faulty is not in the index.
-        return total if self.on_error == 'raise' else None
+    def _known(self, units: list[_Unit], most: int) -> int | None:
+        """Pairs of some units, if they are at most ``most`` and need not be passed over.
+
+        Units that are not known yet are read once for it, unless none is known: to pass over them
+        costs no more then.
+        """
+        sizes = [self._size(unit) for unit in units]
+        unknown = [unit for unit, size in zip(units, sizes) if size is None]
+        if len(unknown) == len(units):
+            return None
+        total = sum(size for size in sizes if size is not None)
+        for unit in unknown:
+            if total > most:
+                break
+            if self._size(unit) is None:  # no other part of its shard was read just now
+                deque(self._read(unit), maxlen=0)
+            total += self._size(unit)
+        return total if total <= most else None
+
+    def _size(self, unit: _Unit) -> int | None:
+        """Pairs of a unit, if the index or an earlier reading tells."""
+        size = self._indexed(unit)
+        if size is None and (unit.shard, unit.step) in self._sizes:
+            size = self._sizes[unit.shard, unit.step][unit.part]
+        return size
+
+    def _indexed(self, unit: _Unit) -> int | None:
+        """Pairs of a unit, if the index tells."""
+        samples, pairs = self.counts.get(unit.shard, (0, None))
+        if samples == pairs:
+            return len(range(unit.part, samples, unit.step))
+        return pairs if unit.step == 1 else None
 
     def _read(self, unit: _Unit) -> Iterator[dict]:
-        number = -1
-        for number, sample in enumerate(read_shard(unit.shard)):
-            if number % unit.step == unit.part:
-                yield from self._pairs_of(unit.shard, sample)
-        expected = self.counts.get(unit.shard, (number + 1, 0))[0]
-        if number + 1 != expected:
-            raise ValueError(
-                f'{unit.shard} has {number + 1} samples, its {INDEX} says {expected}: the shard '
-                'is cut or was replaced; write it again'
-            )
+        """Pairs of a unit: as many as the index tells, where it does.
 
-    def _pairs_of(self, shard: str, sample: dict) -> Iterator[dict]:
-        key = sample['__key__']
-        suffix = next((s for s in IMAGE_SUFFIXES if s in sample), None)
-        try:
-            about = json.loads(sample['json']) if 'json' in sample else {}
-        except ValueError as error:
-            self._fault(f'{shard}: {key}.json is no JSON: {error}')
-            return
-        if isinstance(about.get('captions'), list):
-            captions = about['captions']
+        With fewer, an epoch would be shorter than a resumed run takes it for, which passes over it
+        by the index. So the last pair of the shard makes up for those that are left out.
+        """
+        number, faults, last, sizes = -1, 0, {}, [0] * unit.step
+        for number, sample in enumerate(read_shard(unit.shard)):
+            pairs, wrong = pairs_of(unit.shard, sample)
+            sizes[number % unit.step] += len(pairs)
+            faults += len(wrong)
+            last = pairs[-1] if pairs else last
+            if number % unit.step == unit.part:
+                for message in wrong:
+                    self._fault(message)
+                yield from pairs
+        self._sizes[unit.shard, unit.step] = sizes
+        wanted = self._indexed(unit)
+        missing = 0 if wanted is None else wanted - sizes[unit.part]
+        self._check(unit.shard, number + 1, sum(sizes), faults, missing)
+        for _ in range(missing):
+            yield last
+
+    def _check(self, shard: str, samples: int, pairs: int, faults: int, missing: int) -> None:
+        """Hold what was read of a shard to the index."""
+        wanted, total = self.counts.get(shard, (samples, None))
+        left_out = faults and 0 < pairs < (total or 0)
+        if samples != wanted:
+            seen = f'{samples} samples'
+        elif total is not None and (missing < 0 or (pairs != total and not left_out)):
+            seen, wanted = f'{pairs} pairs', total
         else:
-            captions = [sample['txt'].decode('utf-8', 'replace')] if 'txt' in sample else []
-        if suffix is None or not captions:
-            there = sorted(name for name in sample if not name.startswith('__'))
-            what = 'image' if suffix is None else 'caption'
-            self._fault(f'{shard}: {key} has no {what}, only {there}')
             return
-        for place, text in enumerate(captions):
-            if not isinstance(text, str) or not text.strip():
-                self._fault(f'{shard}: caption {place} of {key} is empty: {text!r}')
-                continue
-            if text in captions[:place]:
-                continue
-            yield dict(
-                img_path=f'{shard} ({key}.{suffix})',
-                img_bytes=sample[suffix],
-                image_id=about.get('image_id', key),
-                text=text,
-                text_id=f'{key}/{place}',
-            )
+        raise ValueError(
+            f'{shard} has {seen}, its {INDEX} says {wanted}: the shard is cut or was replaced; '
+            f'write it again, or take it out of {INDEX}'
+        )
 
     def _fault(self, message: str) -> None:
         if self.on_error == 'raise':
             raise ValueError(f"{message}; leave such ones out with on_error='skip'")
         self.faulty.add(1, message)
+
+
+def pairs_of(shard: str, sample: dict) -> tuple[list[dict], list[str]]:
+    """The pairs of a sample, and what is wrong with it.
+
+    Args:
+        shard: For messages.
+        sample: see :func:`read_shard`.
+
+    Returns:
+        Pairs with img_path, img_bytes, image_id, text, text_id; messages.
+    """
+    key = sample['__key__']
+    suffix = next((s for s in IMAGE_SUFFIXES if s in sample), None)
+    try:
+        about = json.loads(sample['json']) if 'json' in sample else {}
+    except ValueError as error:
+        return [], [f'{shard}: {key}.json is no JSON: {error}']
+    if not isinstance(about, dict):
+        return [], [f'{shard}: {key}.json is no JSON object, but {str(about)[:40]}']
+    captions = about.get('captions')
+    if not isinstance(captions, list):
+        try:
+            captions = [sample['txt'].decode()] if 'txt' in sample else []
+        except UnicodeDecodeError as error:
+            return [], [f'{shard}: {key}.txt is no UTF-8 text: {error}']
+    if suffix is None or not captions:
+        there = sorted(name for name in sample if not name.startswith('__'))
+        what = 'image' if suffix is None else 'caption'
+        return [], [f'{shard}: {key} has no {what}, only {there}']
+    pairs, faults = [], []
+    for place, text in enumerate(captions):
+        if not isinstance(text, str) or not text.strip():
+            faults.append(f'{shard}: caption {place} of {key} is empty: {text!r}')
+        elif text not in captions[:place]:
+            pairs.append(
+                dict(
+                    img_path=f'{shard} ({key}.{suffix})',
+                    img_bytes=sample[suffix],
+                    image_id=about.get('image_id', key),
+                    text=text,
+                    text_id=f'{key}/{place}',
+                )
+            )
+    return pairs, faults
 
 
 def find_shards(shards: str | Sequence[str], data_root: str = '') -> list[str]:
@@ -311,18 +376,16 @@ def find_shards(shards: str | Sequence[str], data_root: str = '') -> list[str]:
     return found
 
 
-def read_counts(shards: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """(samples, pairs) of the shards that an ``index.json`` beside them lists."""
+def read_counts(shards: Sequence[str]) -> dict[str, tuple[int, int | None]]:
+    """(samples, pairs) of the shards that an ``index.json`` beside them lists.
+
+    Pairs are None where the index, made by another program, counts samples alone: one may have
+    several captions.
+    """
     counts = {}
     for folder in sorted({osp.dirname(shard) for shard in shards}):
-        path = osp.join(folder, INDEX)
-        if not osp.isfile(path):
-            continue
-        with open(path, encoding='utf-8') as file:
-            rows = json.load(file)['shardlist']
-        for row in rows:
-            pairs = row.get('npairs', row['nsamples'])
-            counts[osp.join(folder, row['url'])] = (row['nsamples'], pairs)
+        for row in read_index(osp.join(folder, INDEX)):
+            counts[osp.join(folder, row['url'])] = (row['nsamples'], row.get('npairs'))
     return {shard: counts[shard] for shard in shards if shard in counts}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 #: Bytes of images after which a batch of an arrow file is written: offsets have 32 bits.
 _BATCH_BYTES = 1 << 26
 INDEX = 'index.json'
+_REMOVE = 'remove or rename it (shards are read without it, too)'
 
 
 def import_pyarrow() -> ModuleType:
@@ -126,6 +127,7 @@ class ShardWriter(_Writer):
         if per_shard < 1:
             raise ValueError(f'per_shard must be at least 1, got {per_shard}')
         self.folder, self.prefix, self.per_shard = Path(folder), prefix, per_shard
+        read_index(self.folder / INDEX)  # now rather than when all is written
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shards: list[dict[str, Any]] = []
         self._tar: tarfile.TarFile | None = None
@@ -147,12 +149,18 @@ class ShardWriter(_Writer):
         Args:
             key: Distinct within the shards, without dots and blanks.
             image: The image file.
-            captions: At least one.
+            captions: At least one, none empty: the index counts on it.
             image_id: Kept in the JSON.
             suffix: Kind of the image file.
         """
         if '.' in key or key != key.strip():
             raise ValueError(f'a key has no dots and no blanks at its ends, got {key!r}')
+        empty = [caption for caption in captions if not caption.strip()]
+        if empty or not captions:
+            raise ValueError(
+                f'{key}: captions that are not empty are wanted, got {list(captions)}; leave the '
+                'others, or the image, out'
+            )
         if self._tar is None:
             self._tar = tarfile.TarFile(self._partial, 'w', format=tarfile.USTAR_FORMAT)
         about = json.dumps(dict(captions=list(captions), image_id=image_id), ensure_ascii=False)
@@ -197,11 +205,41 @@ def write_index(folder: Path, shards: list[dict[str, Any]]) -> None:
     Entries of the same names are replaced, those of shards that are gone are dropped.
     """
     path = folder / INDEX
-    old = json.loads(path.read_text())['shardlist'] if path.is_file() else []
     names = {shard['url'] for shard in shards}
-    kept = [s for s in old if s['url'] not in names and (folder / s['url']).is_file()]
+    kept = [s for s in read_index(path) if s['url'] not in names and (folder / s['url']).is_file()]
     rows = sorted(kept + shards, key=lambda s: s['url'])
     content = {'__kind__': 'wids-shard-index-v1', 'wids_version': 1, 'shardlist': rows}
     partial = folder / f'.{INDEX}.partial'
     partial.write_text(json.dumps(content, indent=1) + '\n')
     os.replace(partial, path)
+
+
+def read_index(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of an index of shards: ``url``, ``nsamples``, maybe ``npairs``; none without a file.
+
+    Raises:
+        ValueError: if the file is something else, or cut.
+    """
+    if not Path(path).is_file():
+        return []
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f'{path} is no complete JSON ({error}); {_REMOVE}') from error
+    rows = content.get('shardlist') if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise ValueError(
+            f"{path} is no index of shards, which is an object with the list 'shardlist'; {_REMOVE}"
+        )
+    for row in rows:
+        if not (
+            isinstance(row, dict)
+            and isinstance(row.get('url'), str)
+            and isinstance(row.get('nsamples'), int)
+            and isinstance(row.get('npairs', 0), int)
+        ):
+            raise ValueError(
+                f"{path} lists the shard {row}: 'url' (a name) and 'nsamples' (a number) are "
+                f"wanted, 'npairs' is a number if it is there; {_REMOVE}"
+            )
+    return rows

@@ -48,6 +48,7 @@ class RetrievalEvaluation:
         fp16: autocast, as mmengine's loops have it (bf16 on a CPU).
         candidates: features of all images (I, D) and captions (T, D) of another model, whose best
             are re-ranked; None takes the model's own.
+        tokens: of all captions, if they are at hand.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class RetrievalEvaluation:
         pair_batch_size: int = 64,
         fp16: bool = False,
         candidates: tuple[Tensor, Tensor] | None = None,
+        tokens: TextBatch | None = None,
     ) -> None:
         self.model, self.loader, self.gallery, self.cache = model, loader, gallery, cache
         self.parts = tuple(parts)
@@ -73,6 +75,7 @@ class RetrievalEvaluation:
         self.text_blocks = list(torch.arange(len(gallery.texts)).split(text_batch_size))
         self.owner = gallery.image_of_text.to(self.device)
         self.my_blocks = range(self.rank, len(self.image_blocks), self.world)
+        self._tokens = tokens
         self.candidates = candidates and tuple(part.to(self.device) for part in candidates)
 
     # -- protocols --
@@ -264,7 +267,7 @@ class RetrievalEvaluation:
     @cached_property
     def tokens(self) -> TextBatch:
         """All captions, of one length."""
-        return self.model.data_preprocessor.prepare_texts(self.gallery.texts)
+        return self._tokens or self.model.data_preprocessor.prepare_texts(self.gallery.texts)
 
     def image_trunk(self, number: int) -> ImageTrunk:
         """The trunk of a block of this rank's images, on the device."""

@@ -13,6 +13,7 @@ from mmengine.dist import get_dist_info
 from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, ValLoop
 from mmpretrain.evaluation import RetrievalRecall
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fiber_mm.registry import LOOPS
@@ -168,10 +169,11 @@ class RetrievalLoop:
         candidates = None
         if self.candidates_from:
             candidates = load_features(self.candidates_from, gallery)
-        with self._cache(model, gallery) as cache:
+        tokens = model.data_preprocessor.prepare_texts(gallery.texts)
+        with self._cache(model, gallery, tokens.input_ids) as cache:
             work = RetrievalEvaluation(
                 model, self.dataloader, gallery, cache, sorted(self._parts()),
-                self.text_batch_size, self.pair_batch_size, self.fp16, candidates,
+                self.text_batch_size, self.pair_batch_size, self.fp16, candidates, tokens,
             )  # fmt: skip
             if self.features_out:
                 features = work.features
@@ -195,13 +197,12 @@ class RetrievalLoop:
                 )
         return self.evaluator.evaluate(queries)
 
-    def _cache(self, model: FiberMultimodal, gallery: Gallery) -> BlockCache:
+    def _cache(self, model: FiberMultimodal, gallery: Gallery, ids: Tensor) -> BlockCache:
         if self.cache_dir is None:
             spill_dir = self.spill_dir or self.runner.log_dir
             return BlockCache(self.memory_budget, spill_dir=spill_dir)
         rank, world = get_dist_info()
         dataset, preprocessor = self.dataloader.dataset, model.data_preprocessor
-        ids = preprocessor.tokenize(gallery.texts).input_ids
         identity = dict(
             model=model_digest(model, model.encoder.cfg, model.rank_by),
             data=digest(

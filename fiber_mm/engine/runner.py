@@ -114,7 +114,7 @@ class FiberRunner(Runner):
         starts_training = self._trains and not self._resume
         allow_missing = strict is False or (strict is None and starts_training)
         source = str(filename)
-        if starts_training:
+        if starts_training or strict is False:
             checkpoint = self._adapted(checkpoint, revise_keys)
         if strict is False:
             checkpoint = what_fits(self.model, checkpoint, source, revise_keys)

@@ -250,16 +250,15 @@ class ImageIndex:
         ranked: list[tuple[float, Hit]] = []
         rest = [hit for hit in hits if hit.problem == 'missing']
         for number, batch in enumerate(files.batches(self.batch_size, self.workers)):
-            own = there[number * self.batch_size :][: len(batch)]
-            good = [i for i, pixels in enumerate(batch) if not isinstance(pixels, str)]
-            if good:
-                odds = self.embedder.match(torch.stack([batch[i] for i in good]), text)
+            own = there[number * self.batch_size :][: self.batch_size]
+            if batch.pixels is not None:
+                odds = self.embedder.match(batch.pixels, text)
                 shares = torch.from_numpy(odds).sigmoid()
                 ranked += [
                     (x, replace(own[i], match=share))
-                    for i, x, share in zip(good, odds.tolist(), shares.tolist())
+                    for i, x, share in zip(batch.good, odds.tolist(), shares.tolist())
                 ]
-            rest += [replace(own[i], problem=x) for i, x in enumerate(batch) if isinstance(x, str)]
+            rest += [replace(own[i], problem=why) for i, why in batch.faults.items()]
         ranked.sort(key=lambda pair: (-pair[0], -pair[1].similarity, pair[1].path))
         rest.sort(key=lambda hit: (-hit.similarity, hit.path))
         return [hit for _, hit in ranked] + rest

@@ -179,13 +179,16 @@ class IndexFolder:
                     file.unlink()
 
     def remove(self) -> None:
-        """Remove the index, and nothing that is not part of it."""
-        for pattern in (META, CONFIG, SKIPPED, 'images-*.jsonl', 'features-*.faiss'):
-            for file in self.path.glob(pattern):
-                file.unlink()
+        """Remove the index, and nothing that is not part of it.
+
+        ``index.json`` goes last: while it is there, the rest is known as parts of an index.
+        """
         if self.path.is_dir():
             remove_stale_files(self.path)
         self.remove_pieces()
+        for pattern in (SKIPPED, 'images-*.jsonl', 'features-*.faiss', CONFIG, META):
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     # ---- pieces ------------------------------------------------------------------------------
 

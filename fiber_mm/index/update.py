@@ -79,6 +79,32 @@ class Work:
             )
 
 
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images read one after the other.
+
+    All pixels are one tensor: each that comes from another process takes a file descriptor, of
+    which there are few.
+
+    Attributes:
+        pixels: (N, 3, S, S) uint8, BGR: images that could be read; None if there are none.
+        good: N places, in the batch, of these.
+        faults: Places of the others, and what is wrong with the files.
+    """
+
+    pixels: torch.Tensor | None
+    good: list[int]
+    faults: dict[int, str]
+
+    @classmethod
+    def of(cls, images: list[torch.Tensor | str]) -> ImageBatch:
+        """A batch of what :class:`ImageFiles` gives."""
+        good = [place for place, x in enumerate(images) if not isinstance(x, str)]
+        faults = {place: x for place, x in enumerate(images) if isinstance(x, str)}
+        pixels = torch.stack([images[place] for place in good]) if good else None
+        return cls(pixels, good, faults)
+
+
 class ImageFiles(Dataset):
     """Decoded images of a folder; a faulty one is its error.
 
@@ -103,9 +129,9 @@ class ImageFiles(Dataset):
         pixels = self.transform(dict(img=img))['img']
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
-    def batches(self, size: int, workers: int) -> Iterator[list[torch.Tensor | str]]:
+    def batches(self, size: int, workers: int) -> Iterator[ImageBatch]:
         """Consecutive images, ``size`` at a time, read by ``workers`` processes."""
-        return iter(DataLoader(self, size, num_workers=workers, collate_fn=list))
+        return iter(DataLoader(self, size, num_workers=workers, collate_fn=ImageBatch.of))
 
 
 def images_of(root: str | Path, folder: IndexFolder) -> dict[str, FileState]:
@@ -252,24 +278,23 @@ def _embedded(
     with bar:
         batches = files.batches(work.batch_size, work.workers) if rest else ()
         for number, batch in enumerate(batches):
-            paths = rest[number * work.batch_size :][: len(batch)]
-            faults = {path: x for path, x in zip(paths, batch) if isinstance(x, str)}
+            paths = rest[number * work.batch_size :][: work.batch_size]
+            faults = {paths[place]: why for place, why in batch.faults.items()}
             if faults and work.on_error == 'raise':
                 fresh.save()
                 raise UnreadableImageError(
                     f'{next(iter(faults.values()))}. Repair or remove it and start again, the '
                     'work goes on there; or leave out what cannot be read (--on-error skip)'
                 )
-            good = [path for path in paths if path not in faults]
+            good = [paths[place] for place in batch.good]
             features = np.empty((0, embedder.dim), np.float32)
-            if good:
-                pixels = torch.stack([x for x in batch if not isinstance(x, str)])
-                features = embedder.image_features(pixels)
+            if batch.pixels is not None:
+                features = embedder.image_features(batch.pixels)
             done.update(zip(good, features))
             report.skipped.update(faults)
             fresh.add(good, features, faults)
             bar.set_postfix(skipped=len(report.skipped), refresh=False)
-            bar.update(len(batch))
+            bar.update(len(paths))
     # What is merged next lies on the disk: if that fails, nothing has to be embedded again.
     fresh.save()
     return {path: done[path] for path in todo if path in done}

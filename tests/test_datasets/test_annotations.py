@@ -82,11 +82,13 @@ def test_grouping():
         'images': [{'id': 5}, {'id': 2}],
         'annotations': [{'id': 0, 'image_id': 5}, {'id': 1, 'image_id': 5}],
     }
-    images, annotations = group_annotations(content, 'a.json')
+    images, annotations = group_annotations(content, 'a.json', ('id',), ('image_id',))
     assert [image['id'] for image in images] == [2, 5]
     assert [annotation['id'] for annotation in annotations[5]] == [0, 1]
     content['annotations'].append({'id': 2, 'image_id': 9})
     with pytest.raises(ValueError, match='annotation 2 belongs to the image 9'):
-        group_annotations(content, 'a.json')
+        group_annotations(content, 'a.json', ('id',), ('image_id',))
     with pytest.raises(ValueError, match='several images have the id 2'):
-        group_annotations({'images': [{'id': 2}] * 2, 'annotations': []}, 'a.json')
+        group_annotations({'images': [{'id': 2}] * 2, 'annotations': []}, 'a.json', ('id',))
+    with pytest.raises(ValueError, match=r'image number 0 \(id 5\) has no height, width, only id'):
+        group_annotations(content, 'a.json')

@@ -11,6 +11,7 @@ import pytest
 from fiber_mm.datasets.arrow import FiberArrowDataset, arrow_tables
 from fiber_mm.datasets.shards import FiberShardDataset
 from fiber_mm.datasets.writers import ArrowWriter
+from fiber_mm.registry import DATASETS
 
 from .caption_data import PIPELINE, jpeg, number_of
 
@@ -209,6 +210,34 @@ def test_faulty_rows(tmp_path, change, message, left):
     with pytest.raises(ValueError, match=rf"vg\.arrow: {message}.*on_error='skip'"):
         make(tmp_path, 'vg')
     assert texts(make(tmp_path, 'vg', on_error='skip')) == list(left)
+
+
+def test_ids_are_those_of_all_tables(folder):
+    write(folder / 'a.arrow', [(1, ['a']), (2, ['b'])])
+    write(folder / 'b.arrow', [(3, ['c']), (2, ['d']), (4, ['e'])])
+    tables = ['b', 'a']
+    message = r'a\.arrow: row 1, image_id 0+2\.jpg, as in row 1 of .*b\.arrow .*ConcatDataset'
+    with pytest.raises(ValueError, match=message):
+        make(folder, None, tables=tables)
+    assert texts(make(folder, None, tables=tables, on_error='skip')) == ['c', 'd', 'e', 'a']
+    one = {'type': 'FiberArrowDataset', 'data_root': str(folder)}
+    both = {'type': 'ConcatDataset', 'datasets': [{**one, 'tables': [t]} for t in tables]}
+    assert len(DATASETS.build(both)) == 5
+
+
+def test_ids_of_different_types(tmp_path):
+    for name, ids in (('a', [1, 2]), ('b', ['3', '1'])):
+        save(tmp_path / f'{name}.arrow', image=[jpeg(1)] * 2, caption=[['x'], ['y']], image_id=ids)
+    with pytest.raises(ValueError, match=r'b\.arrow: row 1, image_id 1, as in row 0 of .*a\.arrow'):
+        make(tmp_path, None, tables=['a', 'b'])
+
+
+def test_tables_given_twice(folder):
+    for tables in (['a', 'b', 'a'], ['a', './a']):
+        with pytest.raises(ValueError, match=r"tables are given twice: \['.*a\.arrow'\]"):
+            make(folder, None, tables=tables, lazy_init=True)
+    with pytest.raises(ValueError, match=r'no table is given: .*tables=\[\]'):
+        make(folder, None, tables=[])
 
 
 def test_unreadable_images(tmp_path):

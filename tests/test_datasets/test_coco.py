@@ -87,6 +87,34 @@ def test_faulty_boxes(tmp_path):
         make(path)
 
 
+@pytest.mark.parametrize(
+    ('part', 'field'),
+    [('images', 'file_name'), ('images', 'height'), ('annotations', 'bbox'),
+     ('annotations', 'category_id'), ('annotations', 'image_id')],
+)  # fmt: skip
+def test_missing_fields(tmp_path, part, field):
+    path = write(tmp_path / 'a.json', [(0, 3, 5, 5, 9, 9), (0, 3, 5, 5, 9, 9)])
+    content = json.loads((tmp_path / 'a.json').read_text())
+    del content[part][1][field]
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    row = rf'a\.json: {part[:-1]} number 1 \(id'
+    with pytest.raises(ValueError, match=f'{row} .* has no {field}, only'):
+        make(path)
+
+
+def test_classes_of_the_same_words_are_named(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('fiber_mm.datasets.coco.print_log', lambda text, *_: said.append(text))
+    names = ['defect_(small)', 'hole', 'defect_(large)']
+    categories = [{'id': i, 'name': name} for i, name in enumerate(names)]
+    path = write(tmp_path / 'a.json', [], categories)
+    make(path)
+    assert len(said) == 1
+    assert "['defect_(small)', 'defect_(large)'] are the same words in a prompt" in said[0]
+    FiberLVISDataset(ann_file=path, pipeline=[])
+    assert len(said) == 1, 'LVIS has many of them'
+
+
 def test_filter(tmp_path):
     annotations = [(0, 3, 0, 0, 9, 9), (1, 3, 0, 0, 1, 9), (2, 3, 0, 0, 9, 9)]
     path = write(tmp_path / 'a.json', annotations)

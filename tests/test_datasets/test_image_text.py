@@ -14,6 +14,7 @@ from fiber_mm.datasets.image_text import (
     karpathy_splits,
     pair_index,
 )
+from fiber_mm.engine.gallery import Gallery
 from fiber_mm.registry import DATASETS
 
 LOAD = [{'type': 'FiberLoadImage'}, {'type': 'FiberSquareResize', 'size': 16}]
@@ -128,7 +129,7 @@ def test_flickr30k(tmp_path):
     dataset = make(tmp_path, data_prefix={'img_path': 'images'})
     assert dataset.get_data_info(0)['img_path'] == str(tmp_path / 'images' / '1000092795.jpg')
     assert [dataset.get_data_info(i)['image_id'] for i in (0, 1)] == [5, 6]
-    assert dataset.get_data_info(1)['text_id'] == 0  # no ids: the place within the image
+    assert dataset.get_data_info(1)['text_id'] == '6/0'  # no ids: image and place
 
 
 def test_subsets_count_images(folder):
@@ -197,6 +198,25 @@ def test_left_out_annotations_are_counted(tmp_path):
         'repeated captions of an image': 1,
         'image without caption': 1,
     }
+
+
+def test_captions_without_ids(tmp_path):
+    """Theirs are made up, and differ from image to image, as evaluation wants it."""
+    sentences = [{'raw': 'a'}, {'raw': 'b'}, {'raw': 'a'}, {'raw': 'c'}]
+    images = [karpathy_image(n, 'test', [], sentences=sentences) for n in (1, 2)]
+    write(tmp_path / 'dataset_coco.json', images)
+    dataset = make(tmp_path, split='test', per='image', test_mode=True)
+    assert dataset.get_data_info(0)['text_id'] == ['1001/0', '1001/1', '1001/3']
+    assert len(Gallery.of_dataset(dataset).text_ids) == 6
+
+
+def test_missing_keys_of_an_image(tmp_path):
+    for key in ('split', 'filename', 'imgid', 'sentences'):
+        image = karpathy_image(2, 'train', ['a'])
+        del image[key]
+        write(tmp_path / 'dataset_coco.json', [*IMAGES, image])
+        with pytest.raises(ValueError, match=rf"coco\.json: images\[4\] has no \['{key}'\], only"):
+            make(tmp_path)
 
 
 def test_no_such_split_and_missing_keys(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -141,32 +142,166 @@ def test_more_streams_than_samples(written):
         next(dataset.pairs(empty[0], 100))
 
 
-@pytest.mark.parametrize('index', [True, False])
-@pytest.mark.parametrize('streams', [1, 2, 8])
-def test_starting_anywhere(written, streams, index):
-    """With or without knowing the sizes of shards, and over the ends of epochs."""
-    dataset = make(written)
-    if not index:
-        dataset.counts = {}
-        with pytest.raises(TypeError, match=r'index\.json'):
-            len(dataset)
-    whole = list(islice(dataset.pairs(1 % streams, streams), 130))
-    for start in (1, 7, 29, 44, 45, 100):
-        assert (
-            list(islice(dataset.pairs(1 % streams, streams, start), 30))
-            == (whole[start : start + 30])
-        )
+def write_index_of(kind, folder):
+    """The index of another program, which counts samples alone; or none."""
+    path = folder / 'index.json'
+    if kind == 'foreign':
+        content = json.loads(path.read_text())
+        for row in content['shardlist']:
+            del row['npairs']
+        path.write_text(json.dumps(content))
+    elif kind == 'none':
+        path.unlink()
 
 
-def test_epochs_that_are_known_are_not_read(written, monkeypatch):
-    dataset = make(written)
-    read = []
+def damage(folder, keys):
+    """Samples without a usable caption, in shards whose index is older."""
+    for path in sorted(folder.glob('*.tar')):
+        with tarfile.open(path) as file:
+            members = [(m.name, file.extractfile(m).read()) for m in file]
+        for number, (name, _) in enumerate(members):
+            if name.endswith('.json') and name.split('.')[0] in keys:
+                members[number] = (name, b'{')
+        tar(path, members)
+
+
+@pytest.fixture
+def copied(written, tmp_path):
+    return Path(shutil.copytree(written, tmp_path / 'copied'))
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Shards that are read from here on."""
+    shards = []
     monkeypatch.setattr(
         'fiber_mm.datasets.shards.read_shard',
-        lambda shard: read.append(shard) or read_shard(shard),
+        lambda shard: shards.append(shard) or read_shard(shard),
     )
-    texts(dataset, start=1000 * len(PAIRS), count=3)
-    assert len(read) <= len(dataset.shards)
+    return shards
+
+
+@pytest.mark.parametrize('damaged', [False, True])
+@pytest.mark.parametrize('index', ['own', 'foreign', 'none'])
+@pytest.mark.parametrize('streams', [1, 2, 8])
+def test_starting_anywhere(copied, streams, index, damaged):
+    """With or without knowing the sizes of shards, and over the ends of epochs."""
+    if damaged:
+        damage(copied, {NAMES[3], NAMES[9], NAMES[10], NAMES[21]})
+    write_index_of(index, copied)
+    options = {'on_error': 'skip'} if damaged else {}
+    stream = 1 % streams
+    whole = list(islice(make(copied, **options).pairs(stream, streams), 230))
+    for start in (1, 7, 29, 44, 45, 100, 200):
+        resumed = make(copied, **options).pairs(stream, streams, start)
+        assert list(islice(resumed, 30)) == whole[start : start + 30]
+
+
+@pytest.mark.parametrize('on_error', ['raise', 'skip'])
+@pytest.mark.parametrize('streams', [1, 4])
+def test_epochs_that_are_known_are_not_read(written, read, streams, on_error):
+    dataset = make(written, on_error=on_error)
+    texts(dataset, 0, streams, start=1000 * len(PAIRS), count=3)
+    assert len(read) <= len(dataset.units(0, 0, streams))
+
+
+@pytest.mark.parametrize('index', ['own', 'foreign', 'none'])
+@pytest.mark.parametrize('streams', [1, 4, 8, 12])
+def test_epochs_that_are_not_known_are_read_once(copied, read, streams, index):
+    """Not told by the index: one without pairs, or several captions and parts of shards."""
+    write_index_of(index, copied)
+    dataset = make(copied, on_error='skip')
+    units = max(len(dataset.units(epoch, 0, streams)) for epoch in range(100))
+    texts(dataset, 0, streams, start=100 * len(PAIRS), count=1)
+    assert len(read) <= len(dataset.shards) + units
+    read.clear()
+    texts(dataset, 0, streams, start=200 * len(PAIRS), count=1)
+    assert len(read) <= units
+
+
+def test_the_first_epoch_is_not_read_twice(copied, read):
+    write_index_of('none', copied)
+    texts(make(copied, buffer=1), start=len(PAIRS) // 2, count=3)
+    assert len(read) < 6
+
+
+def test_an_index_without_pairs(copied, tmp_path):
+    write_index_of('foreign', copied)
+    dataset = make(copied)
+    with pytest.raises(
+        TypeError, match=r'pairs in 6 shards is not known .*index\.json with npairs'
+    ):
+        len(dataset)
+    tar(copied / 'train-000002.tar', [('a.png', jpeg(1)), ('a.txt', b'x')])
+    with pytest.raises(
+        ValueError, match=r'train-000002\.tar has 1 samples, its index\.json says 4'
+    ):
+        texts(dataset)
+    write_index_of('none', copied)
+    with pytest.raises(TypeError, match=r'pairs in 6 shards is not known'):
+        len(make(copied))
+
+
+def test_an_epoch_keeps_the_length_of_its_index(copied):
+    """What is left out is made up for, or a resumed run would not know where it is."""
+    damage(copied, {NAMES[4], NAMES[6]})  # with two captions and one
+    first = texts(make(copied, shuffle=False, on_error='skip'))
+    assert [t for t in first if t.split()[1] in '4567'] == ['caption 5 0', 'caption 5 1',
+            'caption 5 2', 'caption 7 0', 'caption 7 1', *['caption 7 1'] * 3]  # fmt: skip
+    assert texts(make(copied, shuffle=False, on_error='skip'), count=2 * len(PAIRS)) == 2 * first
+
+
+@pytest.mark.parametrize('streams', [1, 5])
+def test_a_part_of_a_shard_keeps_its_length(tmp_path, streams):
+    """Of shards with a caption per image the index tells it; one part has nothing usable."""
+    with ShardWriter(tmp_path, 'train', 5) as writer:
+        for number, name in enumerate(NAMES[:15]):
+            writer.add(name, jpeg(number), [f'caption {number}'], number, 'png')
+    damage(tmp_path, {NAMES[0], NAMES[2], NAMES[4]})
+    for stream in range(streams):
+        whole = texts(make(tmp_path, on_error='skip'), stream, streams, count=60)
+        for start in (3, 17, 40):
+            again = texts(make(tmp_path, on_error='skip'), stream, streams, start, 20)
+            assert again == whole[start : start + 20]
+    damage(tmp_path, NAMES[:5])
+    with pytest.raises(ValueError, match=r'train-000000\.tar has 0 pairs, its index\.json says 5'):
+        texts(make(tmp_path, on_error='skip'))
+
+
+@pytest.mark.parametrize('on_error', ['raise', 'skip'])
+@pytest.mark.parametrize('streams', [1, 8])
+def test_other_pairs_than_those_of_the_index(copied, on_error, streams):
+    path = copied / 'index.json'
+    content = json.loads(path.read_text())
+    content['shardlist'][1]['npairs'] -= 1
+    path.write_text(json.dumps(content))
+    dataset = make(copied, on_error=on_error)
+    stream = next(
+        i for i in range(streams) if '000001' in str(dataset.units(0, i, streams)[0].shard)
+    ) if streams > 1 else 0  # fmt: skip
+    with pytest.raises(ValueError, match=r'train-000001\.tar has 8 pairs, its index\.json says 7'):
+        texts(dataset, stream, streams)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'{"shardlist": [', r'index\.json is no complete JSON .*remove or rename it'),
+        (b'\xff', r'index\.json is no complete JSON'),
+        (b'{"version": 1, "generation": 3}', r'index\.json is no index of shards.*shardlist'),
+        (b'[]', r'index\.json is no index of shards'),
+        (b'{"shardlist": [{"url": "train-0.tar"}]}', r"index\.json lists the shard \{'url'.*nsam"),
+        (b'{"shardlist": [{"url": "a", "nsamples": 1, "npairs": "1"}]}', "'npairs' is a number"),
+    ],
+)
+def test_faulty_indices(copied, content, message):
+    (copied / 'index.json').write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        make(copied)
+    before = sorted(copied.iterdir())
+    with pytest.raises(ValueError, match=message), ShardWriter(copied, 'more') as writer:
+        writer.add('a', jpeg(1), ['a'], 1)  # not reached: refused before the work
+    assert sorted(copied.iterdir()) == before
 
 
 # --- loaders ---
@@ -333,6 +468,11 @@ def copy_with(tmp_path, number, change):
         (lambda f: f.pop('png'), r"train-0\.tar: 0004 has no image, only \['txt'\]"),
         (lambda f: f.update(txt=b'  '), 'caption 0 of 0004 is empty'),
         (lambda f: f.update(json=b'{'), '0004.json is no JSON'),
+        (
+            lambda f: f.update(json=b'["a"]'),
+            r"train-0\.tar: 0004.json is no JSON object, but \['a'\]",
+        ),
+        (lambda f: f.update(txt=b'caf\xe9'), r'train-0\.tar: 0004\.txt is no UTF-8 text: .*0xe9'),
     ],
 )
 def test_samples_without_caption_or_image(tmp_path, change, message):
@@ -433,6 +573,9 @@ def test_faulty_settings(written):
         ShardWriter(written, per_shard=0)
     with pytest.raises(ValueError, match='no dots'):
         ShardWriter(written / 'x').add('a.b', b'', ['a'], 1)
+    for captions in ([], ['a', ' ']):
+        with pytest.raises(ValueError, match='ab: captions that are not empty are wanted'):
+            ShardWriter(written / 'x').add('ab', b'', captions, 1)
 
 
 def test_an_interrupted_writer_leaves_whole_shards_only(tmp_path):

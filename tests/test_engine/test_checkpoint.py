@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import os
@@ -216,6 +217,14 @@ def test_the_other_schemes_of_the_host_are_safe(evil):
         with pytest.raises((CheckpointError, pickle.UnpicklingError)):
             mmengine_checkpoint._safe_torch_load(source, map_location='cpu')
     assert not sign.exists()
+
+
+def test_a_checkpoint_of_the_original_is_to_be_converted(tmp_path):
+    path = tmp_path / 'coarse.ckpt'
+    content = dict(state_dict=dict(a=torch.zeros(1)), hyper_parameters=argparse.Namespace(lr=1))
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r'convert it first \(tools/convert_checkpoint\.py'):
+        load_checkpoint_file(path)
 
 
 def test_files_of_one_name_are_told_apart_by_their_address(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from fiber_mm.datasets.transforms.image import UnreadableImageError
 from fiber_mm.engine import checkpoint
 from fiber_mm.engine.checkpoint import CheckpointError
 from fiber_mm.index import ImageIndex, ImageIndexError
+from fiber_mm.index.embed import Embedder
+from fiber_mm.index.scan import FileState
 from fiber_mm.index.store import IndexFolder
+from fiber_mm.index.update import ImageFiles
 
 from .toy import build, build_slowly, content, draw_images, touch
 
@@ -144,6 +148,29 @@ def test_a_full_disk_keeps_the_old_index(folder, photos, model, monkeypatch, wha
     assert index.report.resumed == (what != 'pieces')
 
 
+def test_an_interrupted_removal(folder, photos, model, monkeypatch):
+    """After a kill at any file, the rest is still known as an index that can be replaced."""
+    unlink, left = Path.unlink, 0
+
+    def unlink_some(path, **kwargs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        unlink(path, **kwargs)
+
+    for number in range(5):  # a piece, images, features, config.json, index.json
+        build(folder, photos, model)
+        IndexFolder(folder).add_piece({}, [], {'a.png': (FileState(1, 1), 'no image')})
+        left = number
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, 'unlink', unlink_some)
+            with pytest.raises(KeyboardInterrupt):
+                build(folder, photos, model, overwrite=True)
+        assert len(list(folder.rglob('*.*'))) == 5 - number
+        assert counts(build(folder, photos, model, overwrite=True)) == (12, 0, 0, 0, 0)
+
+
 def test_unreadable_images(folder, photos, model):
     (photos / '04.png').write_bytes((photos / '04.png').read_bytes()[:60])
     (photos / '07.bmp').write_bytes(b'')
@@ -207,6 +234,28 @@ def test_workers(folder, photos, model, tmp_path):
     build(tmp_path / 'alone', photos, model, workers=0, on_error='skip')
     assert counts(index) == (11, 0, 0, 0, 1)
     assert content(folder) == content(tmp_path / 'alone')
+
+
+def test_batches(photos, model):
+    (photos / '04.png').write_bytes(b'no image')
+    paths = ['01.bmp', '04.png', '02.png', '05.bmp']
+    files = ImageFiles(photos, paths, Embedder(model).transform)
+    whole, rest = files.batches(3, 2)
+    assert (whole.good, list(whole.faults)) == ([0, 2], [1])
+    assert '04.png' in whole.faults[1]
+    assert torch.equal(whole.pixels, torch.stack([files[0], files[2]]))
+    assert (rest.good, rest.faults, len(rest.pixels)) == ([0], {}, 1)
+    (none,) = ImageFiles(photos, ['04.png'], Embedder(model).transform).batches(3, 2)
+    assert (none.pixels, none.good, list(none.faults)) == (None, [], [0])
+
+
+@pytest.mark.skipif(not os.path.isdir('/dev/fd'), reason='needs a list of what is open')
+def test_a_batch_takes_few_file_descriptors(photos, model):
+    files = ImageFiles(photos, 100 * ['01.bmp'], Embedder(model).transform)
+    before = len(os.listdir('/dev/fd'))
+    batches = list(files.batches(50, 2))
+    assert len(os.listdir('/dev/fd')) - before < 20
+    assert [len(batch.pixels) for batch in batches] == [50, 50]
 
 
 def test_wrong_folders_do_not_cost_the_index(folder, photos, model, tmp_path):

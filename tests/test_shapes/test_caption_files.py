@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from tool_loader import load_tool
 
 from fiber_mm.datasets import (
     FiberArrowDataset,
@@ -17,7 +18,7 @@ from fiber_mm.shapes import generate_shapes
 from fiber_mm.shapes.caption_files import FORMATS, write_caption_files
 
 from .conftest import SEED, SPLITS
-from .test_generate import files_of, load_tool
+from .test_generate import files_of
 
 PIPELINE = [{'type': 'FiberLoadImage'}, {'type': 'FiberPackImageText'}]
 
@@ -195,7 +196,7 @@ def test_interruption_leaves_no_half_file(folder, tmp_path, monkeypatch):
 def test_unknown_format(tmp_path, capsys):
     with pytest.raises(ValueError, match='unknown formats .*there are arrow, shards, flickr'):
         generate_shapes(tmp_path / 'data', {'val': 2}, formats=['parquet'])
-    main, out = load_tool().main, str(tmp_path / 'data')
+    main, out = load_tool('make_shapes').main, str(tmp_path / 'data')
     assert main([out, '--split', 'val=2', '--workers', '1', '--formats', 'arrow']) == 0
     assert (tmp_path / 'data' / 'arrow' / 'coco_caption_karpathy_test.arrow').is_file()
     with pytest.raises(SystemExit):

@@ -1,11 +1,10 @@
 """Image folder and captions to arrow tables and shards; what is rejected is reported."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
+from tool_loader import load_tool
 
 from fiber_mm.datasets import FiberArrowDataset, FiberShardDataset
 from fiber_mm.datasets.caption_rows import read_rows
@@ -15,11 +14,7 @@ PIPELINE = [{'type': 'FiberLoadImage'}, {'type': 'FiberPackImageText'}]
 
 def main(*args):
     """tools/dataset_converters/captions.py in this process."""
-    path = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'captions.py'
-    spec = importlib.util.spec_from_file_location('captions', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main([str(arg) for arg in args])
+    return load_tool('dataset_converters/captions').main([str(arg) for arg in args])
 
 
 @pytest.fixture
@@ -160,6 +155,70 @@ def test_csv(tmp_path, suffix, mark):
         ('b.png', ['']),
     ]
     assert rows[1].where.endswith(f'captions.{suffix}:4')
+
+
+@pytest.mark.parametrize('image', [123, None, ['a.png'], ''])
+def test_images_that_are_no_names(tmp_path, images, image, capsys):
+    path, out = tmp_path / 'a.jsonl', tmp_path / 'out'
+    rows = [dict(image='a.png', caption='a'), dict(image=image, caption='b', image_id='x')]
+    path.write_text('\n'.join(map(json.dumps, rows)))
+    code = main(path, images, out, '--to', 'arrow')
+    if image is None:
+        assert code == 1
+        assert "a.jsonl:2 has no ['image']" in capsys.readouterr().err
+        return
+    assert code == 0
+    (line,) = map(json.loads, (out / 'train.rejected.jsonl').read_text().splitlines())
+    assert (line['where'], line['image']) == (f'{path}:2', image)
+    assert line['reason'] == 'unreadable image'
+    if image:
+        assert f'image is {image!r}, the name of a file is wanted' in line['detail']
+
+
+def test_csv_with_a_mark_of_utf_8(tmp_path):
+    path = tmp_path / 'captions.csv'
+    path.write_text('image,caption\na.png,a café\n', encoding='utf-8-sig')
+    assert [(r.image, r.captions) for r in read_rows(path)] == [('a.png', ['a café'])]
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        (
+            'a.csv',
+            b'image,caption\na.png,a\nb.png,caf\xe9\n',
+            r'a\.csv is no UTF-8 text.*save it as',
+        ),
+        ('a.csv', 'image,caption\n'.encode('utf-16'), r'a\.csv is no UTF-8 text'),
+        (
+            'a.csv',
+            b'image,caption\na.png,a\nb.png,"an open mark\n' + b'c.png,c\n' * 20000,
+            r'a\.csv: the row that begins in line 3 cannot be read: field larger.*quotation mark',
+        ),
+        (
+            'a.jsonl',
+            b'{"image": "a.png", "caption": "caf\xe9"}',
+            r"a\.jsonl:1 is no .*'utf-8' codec",
+        ),
+        ('a.jsonl', b'["a.png", "a"]', r'a\.jsonl:1 is no JSON object with image and caption'),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_rows(tmp_path / name))
+
+
+def test_an_index_of_something_else(tmp_path, images, jsonl, capsys):
+    """Found before the work, and nothing is touched."""
+    out = tmp_path / 'out'
+    assert main(jsonl, images, out, '--to', 'shards') == 0
+    (out / 'index.json').write_text('{"version": 1}')
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    assert main(jsonl, images, out, '--to', 'shards', '--overwrite') == 1
+    assert 'out/index.json is no index of shards' in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_faulty_input(tmp_path, images, jsonl, capsys):

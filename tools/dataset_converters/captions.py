@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from fiber_mm.datasets.caption_rows import Report, read_rows, write_rows
-from fiber_mm.datasets.writers import ArrowWriter, ShardWriter, write_index
+from fiber_mm.datasets.writers import INDEX, ArrowWriter, ShardWriter, read_index, write_index
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,6 +46,8 @@ def convert(args: argparse.Namespace) -> Report:
     there = sorted(path for path in args.out.iterdir() if wanted.fullmatch(path.name))
     if there and not args.overwrite:
         raise FileExistsError(f'{there[0]} is there already: choose another --name or --overwrite')
+    if args.to == 'shards':
+        read_index(args.out / INDEX)  # a faulty one is found before the work
     with rejected_rows(args).open('w', encoding='utf-8') as file:
         rows = read_rows(args.captions)
         if args.to == 'arrow':
