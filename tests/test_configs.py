@@ -349,6 +349,15 @@ def test_boxes_of_augmented_views_are_merged(name, shapes_root, tmp_path):  # no
         assert (box == boxes[0][0]).all() != flip
 
 
+@pytest.mark.parametrize('name', [n for n in CONFIGS if n.startswith('grounding/')])
+def test_no_image_grows_without_bound(name):
+    """Whatever its shape: a panorama of 8,000 x 20 pixels must not fill the memory."""
+    sizes = [
+        node for node in nodes(get_config(name)._cfg_dict) if node.get('type') == 'FiberResize'
+    ]
+    assert all(node.get('max_long', 1333) for node in sizes)
+
+
 @pytest.mark.parametrize('name', [name for name in CONFIGS if re.search(r'_\d+xb\d+', name)])
 def test_rates_are_meant_for_the_batch_of_the_name(name):
     processes, batch = map(int, re.search(r'_(\d+)xb(\d+)', name).groups())

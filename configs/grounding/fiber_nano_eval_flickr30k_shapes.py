@@ -23,7 +23,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='FiberResize', short=short, max_long=None) for short in (160, 192)],
+            [dict(type='FiberResize', short=short, max_long=320) for short in (160, 192)],
             [_base_.pack],
         ],
     ),

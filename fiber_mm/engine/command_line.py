@@ -47,8 +47,15 @@ def read_run_config(args: argparse.Namespace) -> Config:
         args: they, and ``config``.
 
     Raises:
-        ConfigError: there is no such file, or a key is mistyped.
+        ConfigError: there is no such file, a key is mistyped, or processes that belong together
+            were started without a launcher.
     """
+    together = int(os.environ.get('WORLD_SIZE', 1))
+    if args.launcher == 'none' and together > 1:
+        raise ConfigError(
+            f'this is one of {together} processes (WORLD_SIZE), which without --launcher would '
+            'each run on their own in one folder: add --launcher pytorch'
+        )
     if not Path(args.config).is_file():
         raise ConfigError(f'there is no config file {args.config}')
     cfg = Config.fromfile(args.config)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
 from mmengine.hooks import EMAHook, ParamSchedulerHook
 from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
@@ -66,6 +66,20 @@ class _ExactLoop:
                 f'train_cfg.max_empty={self.max_empty} skips batches, which cannot be combined '
                 f'with optim_wrapper.accumulative_counts={counts}: set max_empty=None, or '
                 'accumulative_counts=1'
+            )
+
+    def _check_ranks(self) -> None:
+        """See that all ranks begin at one place.
+
+        Raises:
+            CheckpointError: if they do not.
+        """
+        places = [int(place) for place in all_gather(torch.tensor(self._iter))]
+        if len(set(places)) > 1:
+            raise CheckpointError(
+                f'the ranks would go on at iterations {sorted(set(places))}: each resumes from the '
+                f'checkpoints that it finds in {self.runner.work_dir}, which must be on a disk '
+                'that all nodes share'
             )
 
     def _step(self, batch_idx: int, data_batch: Any) -> None:
@@ -159,6 +173,7 @@ class FiberIterTrainLoop(_ExactLoop, IterBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         """Train until ``max_iters``."""
         self._check_accumulation()
+        self._check_ranks()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         self._validate_if_interrupted(self._val_due())
@@ -237,6 +252,7 @@ class FiberEpochTrainLoop(_ExactLoop, EpochBasedTrainLoop):
                 f'got {type(samplers_of(self.dataloader)[-1]).__name__}'
             )
         self._check_accumulation()
+        self._check_ranks()
         start = self._done_of_epoch()
         self._note_other_length(start)
         if self._iter % self._accumulated:

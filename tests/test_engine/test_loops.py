@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fiber_mm.engine import FiberSeededDataset
+from fiber_mm.engine import CheckpointError, FiberSeededDataset
 from fiber_mm.engine.loops import _mostly_empty
 
 from . import toy_training as toy
@@ -48,6 +48,27 @@ def test_empty_batch_counts_but_steps_nothing(tmp_path, monkeypatch):
     assert int(state['ema_state_dict']['steps']) == 6
     # A schedule takes its first step when it is built.
     assert state['param_schedulers'][1]['last_step'] == 6
+
+
+def test_ranks_begin_at_one_place(tmp_path, monkeypatch):
+    gathered = [torch.tensor(4), torch.tensor(0)]
+    monkeypatch.setattr('fiber_mm.engine.loops.all_gather', lambda place: gathered)
+    for by_epoch in (False, True):
+        cfg = toy.config(tmp_path, by_epoch=by_epoch)
+        cfg.experiment_name = f'toy_places_{by_epoch}'
+        with pytest.raises(CheckpointError, match=r'iterations \[0, 4\].* that all nodes share'):
+            toy.FiberRunner.from_cfg(cfg).train()
+
+
+def test_many_steps_without_an_update_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr('fiber_mm.engine.loops._mostly_empty', lambda *_: True)
+    cfg = toy.config(tmp_path, max_iters=130)
+    cfg.train_cfg.max_empty = 0.1
+    cfg.experiment_name = 'toy_all_empty'
+    toy.FiberRunner.from_cfg(cfg).train()
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert log.count('iterations had too few images with boxes') == 1
+    assert 'set max_empty=None' in log
 
 
 def test_max_empty_is_a_share(tmp_path):

@@ -198,11 +198,21 @@ def test_a_killed_evaluation_goes_on(config, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('quick_launch')
-def test_two_processes_find_the_same(config, tmp_path):
+@pytest.mark.parametrize('kept', [dict(), dict(memory_budget=0), dict(cache_dir='cache')])
+def test_two_processes_find_the_same(config, tmp_path, kept):
     wanted = toy.evaluate(config)
     file = tmp_path / 'test.py'
+    if 'cache_dir' in kept:
+        kept['cache_dir'] = str(tmp_path / kept['cache_dir'])
+    config.test_cfg.update(kept)
     config.dump(file)
     assert launch(toy.in_two, str(file), processes=2) == wanted
+    if 'cache_dir' in kept:  # a killed one goes on with what its ranks kept
+        lost = [*(tmp_path / 'cache/rank_1_of_2').glob('itm*.pt')]
+        assert lost
+        for path in lost:
+            path.unlink()
+        assert launch(toy.in_two, str(file), processes=2) == wanted
 
 
 def test_a_full_disk_is_told(config, tmp_path, monkeypatch):
@@ -217,6 +227,29 @@ def test_a_full_disk_is_told(config, tmp_path, monkeypatch):
     config.test_cfg.update(memory_budget=0, spill_dir=str(tmp_path))
     with pytest.raises(CacheError, match='No space left.*make room.*raise memory_budget'):
         toy.evaluate(config)
+
+
+def test_an_evaluation_goes_on_after_a_full_disk(config, tmp_path, monkeypatch):
+    import errno
+
+    from fiber_mm.engine import checkpoint
+
+    wanted, written = toy.evaluate(config), []
+    sync = checkpoint.os.fsync
+
+    def full(file):
+        written.append(file)
+        if len(written) > 12:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        sync(file)
+
+    config.test_cfg.cache_dir = str(tmp_path / 'cache')
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, 'fsync', full)
+        with pytest.raises(CacheError, match='No space left'):
+            toy.evaluate(config)
+    assert len(list((tmp_path / 'cache/rank_0_of_1').glob('*.pt'))) > 3
+    assert toy.evaluate(config) == wanted
 
 
 def test_ranking_by_the_stale_head_is_a_switch(config):

@@ -50,6 +50,30 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def narrow_coarse(cfg, root):
+    """A nano config of the coarse stage, narrower, at 64 pixels, on a few Shapes images."""
+    from transformers import AutoTokenizer
+
+    for node in nodes(cfg._cfg_dict):
+        if 'data_root' in node:
+            node['data_root'] = f'{root}/'
+        if 'tokenizer' in node:
+            node['tokenizer'] = f'{root}/tokenizer'
+        if node.get('type') == 'FiberSquareResize':
+            node['size'] = 64
+        if node.get('type') == 'FiberRetrievalRecall':
+            node['topk'] = (1, 5)
+        if 'num_workers' in node:
+            node.update(num_workers=0, persistent_workers=False)
+        if node.get('per') == 'image':
+            node['indices'] = 5
+    cfg.model.swin.update(embed_dim=8, num_heads=(1, 2, 2, 4), window_size=2)
+    size = len(AutoTokenizer.from_pretrained(f'{root}/tokenizer'))
+    cfg.model.roberta.update(vocab_size=size, hidden_size=16, num_heads=2, intermediate_size=24)
+    cfg.train_dataloader.batch_size = 4
+    return cfg
+
+
 @pytest.fixture
 def nano_cfg(shapes_root):  # noqa: F811
     """The nano config, narrower, with any score let through."""

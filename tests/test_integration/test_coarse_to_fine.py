@@ -47,6 +47,16 @@ def test_load_from(nano_cfg, coarse, tmp_path, leave_out):
             assert torch.equal(trained[name], value) == (not leave_out or 'alpha_' not in key), key
             used += 1
     assert used > 60
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    for text in (
+        'used',
+        'resized',
+        'window 3 -> 4',
+        'dropped',
+        'not in a model of the other stage',
+    ):
+        assert text in log
+    assert ('left out, starts fresh' in log) == bool(leave_out)
 
 
 def test_evaluation_takes_no_other_stage(nano_cfg, coarse, tmp_path):

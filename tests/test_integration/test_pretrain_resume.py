@@ -10,7 +10,7 @@ from test_engine import toy_training as toy
 from fiber_mm import get_config
 from fiber_mm.registry import RUNNERS
 
-from .conftest import nodes
+from .conftest import narrow_coarse
 
 
 def train(config_file, work_dir, resume=False):
@@ -21,27 +21,10 @@ def train(config_file, work_dir, resume=False):
 
 @pytest.fixture
 def config(shapes_root):  # noqa: F811
-    """The nano config, narrower, at 64 pixels."""
-    from transformers import AutoTokenizer
-
-    cfg = get_config('pretrain/fiber_nano_1xb32_1k_shapes')
-    for node in nodes(cfg._cfg_dict):
-        if 'data_root' in node:
-            node['data_root'] = f'{shapes_root}/'
-        if 'tokenizer' in node:
-            node['tokenizer'] = f'{shapes_root}/tokenizer'
-        if node.get('type') == 'FiberSquareResize':
-            node['size'] = 64
-        if node.get('type') == 'FiberRetrievalRecall':
-            node['topk'] = (1, 5)
-    cfg.model.swin.update(embed_dim=8, num_heads=(1, 2, 2, 4), window_size=2, drop_path_rate=0.2)
-    size = len(AutoTokenizer.from_pretrained(f'{shapes_root}/tokenizer'))
-    cfg.model.roberta.update(
-        vocab_size=size, hidden_size=16, num_heads=2, intermediate_size=24, hidden_dropout=0.1
-    )
-    cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
-    cfg.val_dataloader.num_workers = 0
-    cfg.val_dataloader.dataset.indices = 5
+    """The nano config, narrower, with dropout."""
+    cfg = narrow_coarse(get_config('pretrain/fiber_nano_1xb32_1k_shapes'), shapes_root)
+    cfg.model.swin.drop_path_rate = 0.2
+    cfg.model.roberta.hidden_dropout = 0.1
     cfg.train_cfg.update(max_iters=6, val_interval=3)
     cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=1)
     cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.1, end=4, by_epoch=False)]

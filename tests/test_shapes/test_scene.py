@@ -102,6 +102,11 @@ def test_difficulty():
     assert min(o.visible for o in objects) >= 0.4
     assert {o.texture for o in objects} == set(V.TEXTURES)
     assert {s.background['kind'] for s in scenes} == set(V.BACKGROUNDS)
+    angles = np.histogram([o.angle for o in objects], 8, (0, 360))[0]
+    assert angles.min() > 0.08 * len(objects), 'turned evenly'
+    noise = np.array([s.effects['noise'] for s in scenes])
+    assert noise.max() > 0.1
+    assert np.mean(noise > 0.03) > 0.5, 'grain of a sensor on most images'
     pairs = [(o, s.objects) for s in scenes for o in s.objects]
     twins = [any(o.shape == p.shape and o.colour != p.colour for p in rest) for o, rest in pairs]
     assert np.mean(twins) > 0.5

@@ -228,6 +228,11 @@ def test_mistyped_nested_key(tmp_path, option, text):
     assert text in exit_text(train, config, '--work-dir', tmp_path, '--cfg-options', option)
 
 
+def test_processes_without_a_launcher(tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '8')
+    assert 'one of 8 processes' in exit_text(train, write_config(tmp_path))
+
+
 def test_options_that_do_not_apply(tmp_path):
     config = write_config(tmp_path)
     assert 'base_batch_size' in exit_text(train, config, '--auto-scale-lr')

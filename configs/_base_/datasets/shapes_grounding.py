@@ -12,7 +12,7 @@ load_boxes = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='FiberInclusiveBoxes'),
 ]
-train_resize = dict(type='FiberResize', short=160, max_long=None)
+train_resize = dict(type='FiberResize', short=160, max_long=266)
 pack = dict(type='FiberPackInputs')
 detection_pipeline = [
     load_image,
@@ -35,7 +35,7 @@ caption_pipeline = [
     dict(type='FiberPrompt', tokenizer=tokenizer),
     pack,
 ]
-test_pipeline = [load_image, dict(type='FiberResize', short=192, max_long=None), pack]
+test_pipeline = [load_image, dict(type='FiberResize', short=192, max_long=320), pack]
 tta_pipeline = [
     *test_pipeline[:-1],
     dict(type='TestTimeAug', transforms=[_base_.mirrored, [pack]]),
