@@ -6,8 +6,10 @@
 #     torchrun --nnodes 8 --nproc_per_node 8 tools/train.py \
 #         configs/pretrain/fiber_swin-b_64xb64_100k_coco-vg-sbu-cc3m.py --launcher pytorch \
 #         --cfg-options load_from=start.pth
+#     python tools/test.py configs/pretrain/fiber_swin-b_64xb64_100k_coco-vg-sbu-cc3m.py WEIGHTS.pth
 #
-# Fewer GPUs: fiber_swin-b_8xb64-acc8_100k_coco-vg-sbu-cc3m.py.
+# Fewer GPUs: fiber_swin-b_8xb64-acc8_100k_coco-vg-sbu-cc3m.py. The test is retrieval on COCO's test
+# split: docs/retrieval.md.
 _base_ = [
     '../_base_/models/fiber_swin-b_pretrain.py',
     '../_base_/datasets/coco_vg_sbu_cc3m.py',

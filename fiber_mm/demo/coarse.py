@@ -6,6 +6,7 @@ another length.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,6 @@ def count_start(fine: Config) -> dict[str, int]:
     state = load_checkpoint_file(fine.load_from)['state_dict']
     init_default_scope(fine.get('default_scope', 'mmdet'))
     with torch.device('meta'):
-        model = MODELS.build(fine.model)
+        model = MODELS.build(copy.deepcopy(fine.model))  # detectors write into their config
     _, report = match_stage(model, state, fine.get('load_leave_out') or ())
     return {name: len(getattr(report, name)) for name in ('used', 'resized', 'dropped', 'fresh')}

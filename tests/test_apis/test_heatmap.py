@@ -118,8 +118,8 @@ def test_padding_maps_back_to_the_pixels_of_the_image(options, path):
     """A cell's attention shows where the cell lies in the original, unpadded image."""
     model = init_grounder(DETECTOR, None, 'cpu', options)
     heatmap = FiberHeatmap(model, direction='t2i')
-    # 75 x 128 becomes 192 x 327, padded to 192 x 352: 6 x 11 cells of 32 pixels.
-    image = Image.open(path).crop((0, 0, 128, 75))
+    # 80 x 128 becomes 192 x 307, padded to 192 x 320: 6 x 10 cells of 32 pixels.
+    image = Image.open(path).crop((0, 0, 128, 80))
     shapes = []
     inside = heatmap.model.heatmaps
 
@@ -129,7 +129,7 @@ def test_padding_maps_back_to_the_pixels_of_the_image(options, path):
 
     heatmap.model.heatmaps = watch
     heatmap(image, CAPTION, 'red circle')
-    assert shapes == [((12, 22), ((192, 327), (75, 128)))]
+    assert shapes == [((12, 20), ((192, 307), (80, 128)))]
 
 
 def test_draw(heatmap, path):

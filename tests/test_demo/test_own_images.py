@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from shapes_fixture import shapes_root  # noqa: F401
+from tool_loader import load_tool
 
 from fiber_mm.apis import init_grounder
 from fiber_mm.demo.own_images import ground_files, load_model
@@ -56,3 +58,23 @@ def test_without_a_demo_it_says_what_to_do(tmp_path):
         load_model(None, None, settings)
     with pytest.raises(ValueError, match='--config is given without --checkpoint'):
         load_model(CONFIG, None, settings)
+
+
+@pytest.mark.slow
+def test_the_trained_model_looks_at_own_images(finished, copied):
+    """By the command line, also after the demo's folder has moved."""
+    work_dir = copied().work_dir
+    image = next((finished[0].work_dir.parent / 'shapes' / 'val').glob('*.jpg'))
+    asked = ['--work-dir', str(work_dir), '--image', str(image), '--score-thr', '0']
+    main = load_tool('demo').main
+    main([*asked, '--text', 'red circle . blue square', '--text', 'a red circle'])
+    rows = json.loads((work_dir / 'own' / 'results.json').read_text())
+    assert [row['text'] for row in rows] == ['red circle . blue square', 'a red circle']
+    for row in rows:
+        assert Path(row['picture']).is_file()
+        assert {found['name'] for found in row['detections']} <= {
+            'red circle', 'blue square', 'a red circle',
+        }  # fmt: skip
+    for spans, message in (('[[0, 5]]', 'list of pairs'), ('{"a": [[0, 1]]}', 'are labels')):
+        with pytest.raises(SystemExit, match=message):
+            main([*asked, '--text', 'a red circle', '--tokens-positive', spans])

@@ -61,9 +61,7 @@ def test_what_is_not_of_a_demo_is_left_alone(tmp_path):
     own = tmp_path / 'train'
     own.mkdir()
     (own / 'thesis.jpg').touch()
-    with pytest.raises(
-        ConfigError, match='holds train, which the demo would replace'
-    ):
+    with pytest.raises(ConfigError, match='holds train, which the demo would replace'):
         run_demo(DemoSettings(work_dir=tmp_path))
     assert (own / 'thesis.jpg').is_file()
 

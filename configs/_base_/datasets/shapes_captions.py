@@ -1,5 +1,5 @@
-# Captioned Shapes images in Karpathy's JSON; squares of 96 pixels. Validated on the images of val,
-# which stand as Karpathy's test split.
+# Captioned Shapes images in Karpathy's JSON; squares of 96 pixels. Validated, and tested, on the
+# images of val, which stand as Karpathy's test split.
 data_root = 'data/shapes_captions/'
 tokenizer = data_root + 'tokenizer'
 shapes = dict(splits=dict(train=6000, val=1000), seed=0, image_size=256)
@@ -34,3 +34,6 @@ val_dataloader = dict(
 )
 val_evaluator = dict(type='FiberRetrievalRecall', topk=(1, 5, 10))
 val_cfg = dict(type='FiberRetrievalValLoop', protocols=('itc',))
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+test_cfg = dict(type='FiberRetrievalTestLoop', protocols=('itc',))
