@@ -16,7 +16,14 @@ from collections.abc import Sequence
 import fiber_mm  # noqa: F401  (registers everything)
 from fiber_mm.engine import tune_cpu_allocator
 from fiber_mm.index import ImageIndex
-from fiber_mm.index.command_line import add_index_options, load_model, plain_errors, source_of
+from fiber_mm.index.command_line import (
+    add_index_options,
+    load_model,
+    old_meta,
+    plain_errors,
+    printable,
+    source_of,
+)
 from fiber_mm.index.embed import PRECISIONS
 from fiber_mm.index.store import IndexFolder
 from fiber_mm.index.update import ON_ERROR
@@ -42,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--on-error',
         choices=ON_ERROR,
         default='raise',
-        help='what to do about an image that cannot be read (default: %(default)s)',
+        help='what to do about images and folders that cannot be read (default: %(default)s)',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an index that is there')
     parser.add_argument(
@@ -60,23 +67,28 @@ def main(argv: Sequence[str] | None = None) -> ImageIndex:
     args = parse_args(argv)
     tune_cpu_allocator()
     with plain_errors():
-        meta = None if args.overwrite else IndexFolder(args.index).meta()
+        meta = old_meta(args.index) if args.overwrite else IndexFolder(args.index).meta()
         model = load_model(args, meta)
+        settings: dict = {}
+        if meta is not None and args.config is None:  # it does not keep the config's pipelines
+            settings = meta['settings']
         index = ImageIndex.build(
             args.index,
             args.images,
             model,
-            size=args.size,
-            precision=args.precision,
+            size=args.size or settings.get('size'),
+            precision=args.precision or settings.get('precision'),
             factory=args.factory,
             batch_size=args.batch_size,
             workers=args.workers,
             on_error=args.on_error,
             overwrite=args.overwrite,
             relocate=args.relocate,
-            source=source_of(args),
+            source=source_of(args) or (meta or {}).get('source'),
         )
-    print(f'{args.index}: {index.report}')
+    print(printable(f'{args.index}: {index.report}'))
+    for note in index.report.notes:
+        print(printable(note))
     skipped = list(index.report.skipped.values())
     for fault in skipped[:SHOWN]:
         print(f'skipped: {fault}', file=sys.stderr)

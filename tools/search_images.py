@@ -25,6 +25,7 @@ from fiber_mm.index.command_line import (
     as_rows,
     load_model,
     plain_errors,
+    printable,
     sheet_of,
     table,
 )
@@ -90,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> list[Hit]:
         answer = dict(query, index=args.index, rerank=args.rerank or 0, hits=as_rows(hits))
         print(json.dumps(answer, indent=1))
         return hits
-    print(table(hits))
+    print(printable(table(hits)))
     if args.sheet and hits:
-        print(f'picture: {args.sheet}')
+        print(printable(f'picture: {args.sheet}'))
     return hits
 
 

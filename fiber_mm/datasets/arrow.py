@@ -60,8 +60,9 @@ class FiberArrowDataset(FiberImageTextDataset):
 
     Args:
         name, split, restval: see :func:`arrow_tables`.
-        tables: File names without ``.arrow`` instead of those three. They are parts of one set, in
-            which an ``image_id`` is there once; further sets go into a ``ConcatDataset``.
+        tables: File names without ``.arrow``, or one, instead of those three. They are parts of
+            one set, in which an ``image_id`` is there once; further sets go into a
+            ``ConcatDataset``.
         data_root: Folder of the files.
 
     Raises:
@@ -73,12 +74,14 @@ class FiberArrowDataset(FiberImageTextDataset):
         name: str | None = None,
         split: str | Sequence[str] = 'train',
         restval: bool = False,
-        tables: Sequence[str] | None = None,
+        tables: str | Sequence[str] | None = None,
         data_root: str = '',
         **kwargs: Any,
     ) -> None:
         if (name is None) == (tables is None):
             raise ValueError(f'give either name or tables, got name={name!r}, tables={tables!r}')
+        if isinstance(tables, str):
+            tables = [tables]
         names = arrow_tables(name, split, restval) if tables is None else tuple(tables)
         self.paths = [osp.normpath(osp.join(data_root, f'{table}.arrow')) for table in names]
         doubled = sorted({path for path in self.paths if self.paths.count(path) > 1})

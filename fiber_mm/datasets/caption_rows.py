@@ -1,8 +1,8 @@
 """From an image folder and a list of captions to what the writers take, with a report.
 
 The list is JSON lines, ``{"image": "a.jpg", "caption": "..."}``, or CSV with those columns;
-``caption`` may be a list in JSON, and an image may have several rows in a row. ``image_id`` is
-optional. Nothing that is left out is left out silently.
+``caption`` may be a list in JSON, and an image may have several rows, wherever they are.
+``image_id`` is optional. Nothing that is left out is left out silently.
 """
 
 from __future__ import annotations
@@ -19,26 +19,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from .annotations import read_json_lines
 from .shards import IMAGE_SUFFIXES
 from .transforms.image import UnreadableImageError, decode_image
+from .writers import is_utf8
 
-UNREADABLE, EMPTY, DOUBLED, NO_CAPTION = (
+UNREADABLE, EMPTY, DOUBLED, NO_CAPTION, NO_UTF8, NO_UTF8_ID, SURPLUS = (
     'unreadable image', 'empty caption', 'duplicate id', 'image without caption',
+    'caption that is no UTF-8', 'id that is no UTF-8', 'more fields than columns',
 )  # fmt: skip
 _SUFFIX = {'JPEG': 'jpg', 'PNG': 'png', 'WEBP': 'webp'}
 
 
 class CaptionRow(NamedTuple):
-    """An image and its captions, as listed: in JSON, image and captions may be anything."""
+    """An image with its captions.
+
+    Attributes:
+        where: Its first row, ``file:line``.
+        image: As listed: in JSON, it may be anything.
+        captions: Those that can be used.
+        image_id: As listed, or the image.
+        faults: Where, reason and detail of what cannot be used.
+    """
 
     where: str
     image: Any
-    captions: list[Any]
+    captions: list[str]
     image_id: str
+    faults: list[tuple[str, str, str]]
 
 
 @dataclass
@@ -55,34 +67,74 @@ class Report:
 
 
 def read_rows(path: str | Path) -> Iterator[CaptionRow]:
-    """Rows of a list, neighbouring ones of the same image joined.
+    """The images of a list, each with the captions of all its rows, wherever they are.
+
+    Rows are of one image if ``image`` and ``image_id`` are the same. The list is read twice: once
+    to count, so that then only images are kept whose last row is still to come.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is neither, a line is no JSON, or image or caption are missing.
+        ValueError: if it is neither, cannot be read, or image or caption are missing; names the
+            line.
     """
     path = str(path)
     if not osp.isfile(path):
         raise FileNotFoundError(f'there is no list of captions {path}')
-    suffix = osp.splitext(path)[1].lower()
-    if suffix not in ('.jsonl', '.csv', '.tsv'):
+    if osp.splitext(path)[1].lower() not in ('.jsonl', '.csv', '.tsv'):
         raise ValueError(f'a list of captions is a .jsonl, .csv or .tsv file, got {path}')
-    lines = read_json_lines(path) if suffix == '.jsonl' else _csv_lines(path, suffix == '.tsv')
-    for _, group in itertools.groupby((_row(where, line) for where, line in lines), _same_image):
-        first, *others = group
-        yield first._replace(captions=[c for row in (first, *others) for c in row.captions])
+    # 8 bytes for each, where the keys themselves would be a few hundred
+    hashes = np.fromiter((hash(_key(row)) for row in _neighbours(path)), np.int64)
+    hashes, counts = np.unique(hashes, return_counts=True)
+    coming = dict(zip(hashes[counts > 1].tolist(), counts[counts > 1].tolist()))
+    begun: dict[tuple[str, str], CaptionRow] = {}
+    for row in _neighbours(path):
+        key = _key(row)
+        if key in begun:
+            row = _joined(begun.pop(key), row)
+        coming_rows = coming.get(hash(key), 1) - 1
+        if coming_rows:
+            coming[hash(key)] = coming_rows
+            begun[key] = row
+        else:
+            yield row
+    yield from begun.values()  # those whose hashes are the same by chance
 
 
-def _same_image(row: CaptionRow) -> tuple[str, str]:
-    return row.image, row.image_id
+def _neighbours(path: str) -> Iterator[CaptionRow]:
+    """Rows of a list, neighbouring ones of the same image joined."""
+    lines = read_json_lines(path) if path.lower().endswith('.jsonl') else _csv_lines(path)
+    for _, (first, *others) in itertools.groupby((_row(*line) for line in lines), _key):
+        for other in others:
+            _joined(first, other)
+        yield first
 
 
-def _csv_lines(path: str, tabs: bool) -> Iterator[tuple[str, dict]]:
+def _key(row: CaptionRow) -> tuple[str, str]:
+    return repr(row.image), row.image_id
+
+
+def _joined(row: CaptionRow, other: CaptionRow) -> CaptionRow:
+    """The first row, with the captions of both."""
+    row.captions.extend(other.captions)
+    row.faults.extend(other.faults)
+    return row
+
+
+def _csv_lines(path: str) -> Iterator[tuple[str, dict]]:
+    tabs = path.lower().endswith('.tsv')
+    hint = '' if tabs else '; is a quotation mark not closed?'
     # Excel begins its UTF-8 files with a mark that is no part of the first column's name.
     with open(path, encoding='utf-8-sig', newline='') as file:
-        reader = csv.DictReader(file, delimiter='\t' if tabs else ',')
+        # Lists with tabs come from the web: a quotation mark is one, wherever it is.
+        reader = csv.DictReader(
+            file,
+            delimiter='\t' if tabs else ',',
+            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        )
         number = 0
         try:
+            if reader.fieldnames:
+                number = reader.line_num
             for line in reader:
                 number = reader.line_num
                 yield f'{path}:{number}', line
@@ -92,8 +144,7 @@ def _csv_lines(path: str, tabs: bool) -> Iterator[tuple[str, dict]]:
             ) from error
         except csv.Error as error:
             raise ValueError(
-                f'{path}: the row that begins in line {number + 1} cannot be read: {error}; is a '
-                'quotation mark not closed?'
+                f'{path}:{number + 1}: the row that begins here cannot be read: {error}{hint}'
             ) from error
 
 
@@ -104,15 +155,31 @@ def _row(where: str, line: Any) -> CaptionRow:
         )
     missing = [key for key in ('image', 'caption') if line.get(key) is None]
     if missing:
+        there = sorted(key for key, value in line.items() if key and value is not None)
         raise ValueError(
-            f'{where} has no {missing}, only {sorted(k for k in line if k)}; a row has image and '
-            'caption'
+            f'{where} has no {missing}, only {there}; a row has image and caption (in CSV, the '
+            'first line has the names of the columns)'
         )
     captions = line['caption'] if isinstance(line['caption'], list) else [line['caption']]
     image_id = line.get('image_id')
     if image_id in (None, ''):  # an empty field of a CSV file
         image_id = line['image']
-    return CaptionRow(where, line['image'], captions, str(image_id))
+    row = CaptionRow(where, line['image'], [], str(image_id), [])
+    if line.get(None):  # where a CSV reader puts fields beyond the last column
+        detail = (
+            f'beyond the last column: {line[None]}; quote captions that contain commas (in TSV, '
+            'they have no tabs)'
+        )
+        row.faults.append((where, SURPLUS, detail))
+        return row
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip():
+            row.faults.append((where, EMPTY, repr(caption)))
+        elif not is_utf8(caption):
+            row.faults.append((where, NO_UTF8, repr(caption)))
+        else:
+            row.captions.append(caption)
+    return row
 
 
 def write_rows(
@@ -139,23 +206,26 @@ def write_rows(
         report.rejected[reason] += 1
         line = dict(where=row.where, image=row.image, image_id=row.image_id, reason=reason,
                     detail=detail)  # fmt: skip
-        rejected.write(json.dumps(line, ensure_ascii=False) + '\n')
+        text = json.dumps(line, ensure_ascii=False) + '\n'
+        # What is no UTF-8 is written as \udc00, which JSON understands.
+        rejected.write(text.encode('utf-8', 'backslashreplace').decode())
 
     def checked() -> Iterator[CaptionRow]:
         for row in rows:
             if row.image_id in ids:
-                reject(row, DOUBLED)
+                reject(row, DOUBLED, 'another image before it has this id')
                 continue
             ids.add(row.image_id)
+            if not is_utf8(row.image_id):
+                reject(row, NO_UTF8_ID, 'give the image another image_id')
+                continue
             if not isinstance(row.image, str):
                 reject(row, UNREADABLE, f'image is {row.image!r}, the name of a file is wanted')
                 continue
-            captions = [c for c in row.captions if isinstance(c, str) and c.strip()]
-            for caption in row.captions:
-                if caption not in captions:
-                    reject(row, EMPTY, repr(caption))
-            if captions:
-                yield row._replace(captions=list(dict.fromkeys(captions)))
+            for where, reason, detail in row.faults:
+                reject(row._replace(where=where), reason, detail)
+            if row.captions:
+                yield row._replace(captions=list(dict.fromkeys(row.captions)))
             else:
                 reject(row, NO_CAPTION)
 
@@ -189,7 +259,12 @@ def _in_order(
 
 def _read_image(path: Path) -> tuple[bytes, str]:
     """An image file that can be decoded, and its suffix; rare kinds become PNG."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except ValueError as error:
+        raise UnreadableImageError(
+            f'{str(path)!r} is no name that a file can have: {error}'
+        ) from error
     pixels = decode_image(content, str(path), as_released=True)
     with Image.open(io.BytesIO(content)) as image:
         suffix = _SUFFIX.get(image.format)

@@ -5,6 +5,7 @@ Files appear under their name only when they are complete.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -35,6 +36,23 @@ def import_pyarrow() -> ModuleType:
     return pyarrow
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written; the halves of a surrogate pair, which JSON allows, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_utf8(name: str, texts: Sequence[str]) -> None:
+    faulty = [text for text in texts if not is_utf8(text)]
+    if faulty:
+        raise ValueError(
+            f'{name}: texts that are UTF-8 are wanted, got {faulty}; correct them or leave them out'
+        )
+
+
 class _Writer:
     """A context manager that finishes what is whole and removes what is not."""
 
@@ -53,10 +71,14 @@ class _Writer:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        if kind is not None:
             self.discard()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.discard()
+            raise
 
 
 class ArrowWriter(_Writer):
@@ -85,7 +107,12 @@ class ArrowWriter(_Writer):
         self._file = pa.ipc.new_file(self._sink, self.schema)
 
     def add(self, image: bytes, captions: Sequence[str], image_id: str, split: str = '') -> None:
-        """Write one image with its captions."""
+        """Write one image with its captions.
+
+        Raises:
+            ValueError: for a text that is no UTF-8.
+        """
+        _check_utf8(f'image {image_id!r}', [*captions, str(image_id), split])
         self._rows.append((image, list(captions), str(image_id), split))
         self._bytes += len(image)
         if self._bytes >= _BATCH_BYTES:
@@ -106,7 +133,8 @@ class ArrowWriter(_Writer):
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        self._sink.close()
+        with contextlib.suppress(OSError):  # a full disk
+            self._sink.close()
         self._partial.unlink(missing_ok=True)
 
 
@@ -152,6 +180,9 @@ class ShardWriter(_Writer):
             captions: At least one, none empty: the index counts on it.
             image_id: Kept in the JSON.
             suffix: Kind of the image file.
+
+        Raises:
+            ValueError: for a faulty key, and captions that are empty or no UTF-8.
         """
         if '.' in key or key != key.strip():
             raise ValueError(f'a key has no dots and no blanks at its ends, got {key!r}')
@@ -161,6 +192,7 @@ class ShardWriter(_Writer):
                 f'{key}: captions that are not empty are wanted, got {list(captions)}; leave the '
                 'others, or the image, out'
             )
+        _check_utf8(key, [*captions, str(image_id)])
         if self._tar is None:
             self._tar = tarfile.TarFile(self._partial, 'w', format=tarfile.USTAR_FORMAT)
         about = json.dumps(dict(captions=list(captions), image_id=image_id), ensure_ascii=False)
@@ -195,7 +227,8 @@ class ShardWriter(_Writer):
     def discard(self) -> None:
         """Remove the unfinished shard; finished ones stay, without an index."""
         if self._tar is not None:
-            self._tar.close()
+            with contextlib.suppress(OSError):  # a full disk
+                self._tar.close()
             self._partial.unlink(missing_ok=True)
 
 
@@ -210,8 +243,12 @@ def write_index(folder: Path, shards: list[dict[str, Any]]) -> None:
     rows = sorted(kept + shards, key=lambda s: s['url'])
     content = {'__kind__': 'wids-shard-index-v1', 'wids_version': 1, 'shardlist': rows}
     partial = folder / f'.{INDEX}.partial'
-    partial.write_text(json.dumps(content, indent=1) + '\n')
-    os.replace(partial, path)
+    try:
+        partial.write_text(json.dumps(content, indent=1) + '\n')
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_index(path: str | Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from fiber_mm.visualization.sheet import Tile, contact_sheet
 
 from .errors import ImageIndexError
 from .image_index import Hit
-from .store import CONFIG
+from .store import CONFIG, IndexFolder
 
 DEFAULT_INDEX = 'work_dirs/index'
 
@@ -68,6 +68,23 @@ def load_model(args: argparse.Namespace, meta: Mapping[str, Any] | None) -> nn.M
 def source_of(args: argparse.Namespace) -> dict[str, str]:
     """What the index keeps about where its model came from."""
     return {'checkpoint': os.path.abspath(args.checkpoint)} if args.checkpoint else {}
+
+
+def old_meta(folder: str) -> dict[str, Any] | None:
+    """What an index that is to be replaced says about itself; None if that cannot be read."""
+    try:
+        return IndexFolder(folder).meta()
+    except ImageIndexError:
+        return None
+
+
+def printable(text: str) -> str:
+    """A text as the terminal can show it: what it cannot becomes a question mark.
+
+    File names need not be valid in the terminal's encoding, nor UTF-8.
+    """
+    encoding = sys.stdout.encoding or 'utf-8'
+    return text.encode(encoding, 'replace').decode(encoding)
 
 
 def table(hits: Sequence[Hit]) -> str:

@@ -25,7 +25,7 @@ from .embed import Embedder
 from .errors import ImageIndexError
 from .scan import file_state
 from .store import META, IndexFolder, same_maker
-from .update import ImageFiles, UpdateReport, Work, images_of, update
+from .update import ImageFiles, UpdateReport, Work, update
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class ImageIndex:
                 which is exact.
             batch_size: Images per batch.
             workers: Processes that read images; 0 reads them here.
-            on_error: What to do about an image that cannot be read: ``raise``, or ``skip`` and
-                list it in the report.
+            on_error: What to do about an image, or a folder in the folder, that cannot be read:
+                ``raise``, or ``skip`` and list it in the report.
             save_every: Seconds of work that a kill may cost.
             overwrite: Replace an index that is there.
             relocate: Whether the images of the index were moved to ``images``.
@@ -153,25 +153,20 @@ class ImageIndex:
             ModuleNotFoundError: if faiss is not installed.
             NotADirectoryError: if there is no such folder of images.
             ImageIndexError: if the index was built by another model, or of other images; if
-                there are no images; for an unknown kind of index.
+                there are no images, or a folder cannot be read; for an unknown kind of index.
             UnreadableImageError: for an image that cannot be read, which it names.
             CheckpointError: if the disk is full; the old index and the work done are kept.
         """
         vectors.import_faiss()
         work = Work(batch_size, workers, on_error, save_every, progress)
         place = IndexFolder(folder)
-        if overwrite and (place.path / META).is_file():
-            # Before the old one goes: can there be a new one?
-            vectors.empty_vectors(Embedder(model, size, precision or 'fp32').dim, factory or 'Flat')
-            images_of(images, place)
-            with place.locked():
-                place.remove()
-        meta = place.meta()
+        overwrite = overwrite and (place.path / META).is_file()
+        meta = None if overwrite else place.meta()
         if meta is None:
             embedder = Embedder(model, size, precision or 'fp32')
         else:
             embedder = _embedder_of(meta, model, size, precision)
-        report = update(place, images, embedder, work, factory, relocate, source)
+        report = update(place, images, embedder, work, factory, relocate, source, overwrite)
         index = cls(folder, model, workers=workers)
         index.report = report
         return index

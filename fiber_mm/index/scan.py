@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+
+from .errors import ImageIndexError
 
 SUFFIXES = (
     '.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm',
@@ -16,7 +19,7 @@ class FileState(NamedTuple):
     """What tells whether a file has changed.
 
     Attributes:
-        size: Bytes; -1 for a link that leads nowhere.
+        size: Bytes; -1 for a link that leads nowhere, or a file in a closed folder.
         mtime_ns: Time of the last change.
     """
 
@@ -24,7 +27,23 @@ class FileState(NamedTuple):
     mtime_ns: int
 
 
-def scan_images(folder: str | Path, leave_out: str | Path | None = None) -> dict[str, FileState]:
+class FolderScan(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        images: Path below the folder, with ``/``, to state, in the order of the paths.
+        others: Suffix to number of the files of other kinds, which are not looked at.
+        unread: Folders that could not be read, and why.
+    """
+
+    images: dict[str, FileState]
+    others: Counter[str]
+    unread: list[str]
+
+
+def scan_images(
+    folder: str | Path, leave_out: str | Path | None = None, on_error: str = 'raise'
+) -> FolderScan:
     """The images of a folder and of those in it.
 
     Hidden files and folders (".name") are left out; links are followed, each folder is visited
@@ -33,21 +52,33 @@ def scan_images(folder: str | Path, leave_out: str | Path | None = None) -> dict
     Args:
         folder: Where to look.
         leave_out: A folder that is not looked into, that of the index.
-
-    Returns:
-        Path below ``folder``, with ``/``, to state, in the order of the paths.
+        on_error: What to do about a folder below that cannot be read: ``raise``, or ``skip`` and
+            list it.
 
     Raises:
         NotADirectoryError: if there is no such folder.
-        OSError: if a folder cannot be read.
+        ImageIndexError: if a folder cannot be read.
     """
     if not os.path.isdir(folder):
         raise NotADirectoryError(f'there is no image folder {folder}')
+    images: dict[str, FileState] = {}
+    others: Counter[str] = Counter()
+    unread: list[str] = []
 
     def fail(error: OSError) -> None:
-        raise error
+        reason = error.strerror or error
+        if os.fspath(error.filename) == os.fspath(folder):
+            raise ImageIndexError(
+                f'the image folder {folder} cannot be read ({reason}): make it readable'
+            ) from error
+        if on_error == 'raise':
+            raise ImageIndexError(
+                f'the folder {error.filename} cannot be read ({reason}): make it readable, or '
+                'leave out what cannot be read (--on-error skip)'
+            ) from error
+        unread.append(f'{error.filename} ({reason})')
 
-    found, visited = {}, set()
+    visited = set()
     if leave_out is not None and os.path.isdir(leave_out):
         visited.add(_identity(leave_out))
     for here, folders, files in os.walk(folder, onerror=fail, followlinks=True):
@@ -57,17 +88,29 @@ def scan_images(folder: str | Path, leave_out: str | Path | None = None) -> dict
             continue
         visited.add(_identity(here))
         for name in files:
-            if not name.startswith('.') and name.lower().endswith(SUFFIXES):
-                path = os.path.join(here, name)
-                found[Path(os.path.relpath(path, folder)).as_posix()] = file_state(path)
-    return dict(sorted(found.items()))
+            if name.startswith('.'):
+                continue
+            path = os.path.join(here, name)
+            if name.lower().endswith(SUFFIXES):
+                images[Path(os.path.relpath(path, folder)).as_posix()] = file_state(path)
+            else:
+                others[os.path.splitext(name)[1].lower()] += 1
+    return FolderScan(dict(sorted(images.items())), others, unread)
+
+
+def kinds(others: Counter[str], shown: int = 5) -> str:
+    """Numbers of files of other kinds in words, the most frequent ones first."""
+    most = others.most_common(shown)
+    rest = others.total() - sum(number for _, number in most)
+    parts = [f'{suffix or "without suffix"} {number:,}' for suffix, number in most]
+    return ', '.join([*parts, f'further kinds {rest:,}'] if rest else parts)
 
 
 def file_state(path: str | Path) -> FileState:
-    """State of one file; (-1, -1) if there is none."""
+    """State of one file; (-1, -1) if there is none, or none that can be read."""
     try:
         stat = os.stat(path)
-    except FileNotFoundError:
+    except OSError:
         return FileState(-1, -1)
     return FileState(stat.st_size, stat.st_mtime_ns)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from fiber_mm.datasets.transforms.image import UnreadableImageError, read_image
 from . import vectors
 from .embed import Embedder
 from .errors import ImageIndexError
-from .scan import FileState, path_id, scan_images
+from .scan import SUFFIXES, FileState, FolderScan, kinds, path_id, scan_images
 from .store import IndexFolder, same_maker
 
 ON_ERROR = ('raise', 'skip')
@@ -42,6 +43,8 @@ class UpdateReport:
         removed: Images that left the index, since their files are gone.
         resumed: How many of the embedded ones an earlier, unfinished run had done.
         skipped: Images that could not be read, and why.
+        others: Files of other kinds, which were not looked at: suffix to number.
+        unread: Folders that could not be read, and why.
     """
 
     total: int = 0
@@ -50,6 +53,13 @@ class UpdateReport:
     removed: int = 0
     resumed: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was passed over, a line each."""
+        return _notes(self.others, self.unread)
 
     def __str__(self) -> str:
         resumed = f' ({self.resumed} of them by an earlier run)' if self.resumed else ''
@@ -57,6 +67,16 @@ class UpdateReport:
             f'{self.total} images in the index: {self.added} added, {self.changed} changed'
             f'{resumed}, {self.removed} removed, {len(self.skipped)} skipped as unreadable'
         )
+
+
+def _notes(others: Counter[str], unread: list[str]) -> list[str]:
+    notes = []
+    if others:
+        notes.append(f'{others.total():,} files of other kinds were not looked at: {kinds(others)}')
+    if unread:
+        more = f', and {len(unread) - 1:,} more' if unread[1:] else ''
+        notes.append(f'folders that cannot be read were left out: {unread[0]}{more}')
+    return notes
 
 
 @dataclass(frozen=True)
@@ -134,16 +154,18 @@ class ImageFiles(Dataset):
         return iter(DataLoader(self, size, num_workers=workers, collate_fn=ImageBatch.of))
 
 
-def images_of(root: str | Path, folder: IndexFolder) -> dict[str, FileState]:
+def images_of(root: str | Path, folder: IndexFolder, on_error: str = 'raise') -> FolderScan:
     """The images that an index is made of; see :func:`scan_images`.
 
     Raises: ImageIndexError: if there are none.
     """
-    found = scan_images(root, leave_out=folder.path)
-    if not found:
+    found = scan_images(root, folder.path, on_error)
+    if not found.images:
+        notes = ''.join(f'; {note}' for note in _notes(found.others, found.unread))
+        wanted = f'Images end in {", ".join(SUFFIXES)}: make copies of such a kind. '
         raise ImageIndexError(
-            f'{root} holds no images: is this the folder, is its disk mounted? The index is left '
-            'as it is'
+            f'{root} holds no images{notes}: is this the folder, is its disk mounted? '
+            f'{wanted if found.others else ""}The index is left as it is'
         )
     return found
 
@@ -156,19 +178,26 @@ def update(
     factory: str | None = None,
     relocate: bool = False,
     source: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> UpdateReport:
     """Embed what is new or has changed, drop what is gone; see :meth:`ImageIndex.build`."""
     vectors.import_faiss()
     root = Path(root)
     with folder.locked():
-        now = images_of(root, folder)
+        scan = images_of(root, folder, work.on_error)
+        now = scan.images
+        if overwrite:
+            vectors.empty_vectors(embedder.dim, factory or 'Flat')  # can there be a new one?
+            folder.remove()
         meta = _opened(folder, root, embedder, factory, relocate, source)
         folder.tidy(meta)
         old = folder.images(meta)
         kept = {path: old[path] for path in now if path in old and old[path][0] == now[path]}
         todo = {path: state for path, state in now.items() if path not in kept}
         index = _base(folder, meta, embedder, forget=len(kept) < len(old))
-        report = UpdateReport(removed=len(old.keys() - now.keys()))
+        report = UpdateReport(
+            removed=len(old.keys() - now.keys()), others=scan.others, unread=scan.unread
+        )
         done = _embedded(folder, root, embedder, todo, work, report)
         report.changed = len(done.keys() & old.keys())
         report.added = len(done) - report.changed

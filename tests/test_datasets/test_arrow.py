@@ -1,6 +1,8 @@
 """Arrow tables in the released layout."""
 
+import errno
 import multiprocessing
+import os
 import pickle
 import sys
 
@@ -10,7 +12,7 @@ import pytest
 
 from fiber_mm.datasets.arrow import FiberArrowDataset, arrow_tables
 from fiber_mm.datasets.shards import FiberShardDataset
-from fiber_mm.datasets.writers import ArrowWriter
+from fiber_mm.datasets.writers import ArrowWriter, ShardWriter
 from fiber_mm.registry import DATASETS
 
 from .caption_data import PIPELINE, jpeg, number_of
@@ -240,6 +242,12 @@ def test_tables_given_twice(folder):
         make(folder, None, tables=[])
 
 
+def test_one_table(folder):
+    """As --cfg-options gives it."""
+    name = 'coco_caption_karpathy_val'
+    assert texts(make(folder, None, tables=name)) == texts(make(folder, None, tables=[name]))
+
+
 def test_unreadable_images(tmp_path):
     save(tmp_path / 'vg.arrow', image=[jpeg(1), jpeg(2)[:40]], caption=[['a'], ['b']],
          image_id=['1', '2'])  # fmt: skip
@@ -257,3 +265,41 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path):
     with pytest.raises(TypeError), ArrowWriter(tmp_path / 'a.arrow') as writer:
         writer.add(None, ['a'], '1')
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ('file', 'left'),
+    [('a.arrow', []), ('train-000000.tar', []), ('index.json', ['train-000000.tar'])],
+)
+def test_a_writer_that_cannot_finish_leaves_whole_files_only(tmp_path, monkeypatch, file, left):
+    replace = os.replace
+
+    def full(source, target):
+        if os.path.basename(target) == file:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        replace(source, target)
+
+    monkeypatch.setattr('fiber_mm.datasets.writers.os.replace', full)
+    if file == 'a.arrow':
+        with pytest.raises(OSError, match='No space left'), ArrowWriter(tmp_path / file) as writer:
+            writer.add(jpeg(1), ['a'], '1')
+    else:
+        with (
+            pytest.raises(OSError, match='No space left'),
+            ShardWriter(tmp_path, 'train') as writer,
+        ):
+            writer.add('0', jpeg(1), ['a'], '1')
+    assert [path.name for path in tmp_path.iterdir()] == left
+
+
+def test_texts_that_are_no_utf_8_are_named_at_once(tmp_path):
+    with ArrowWriter(tmp_path / 'a.arrow') as writer:
+        writer.add(jpeg(1), ['a'], '1')
+        with pytest.raises(ValueError, match=r"image '2': .*UTF-8 are wanted, got \['b\\ud83d'\]"):
+            writer.add(jpeg(2), ['b\ud83d'], '2')
+    with (
+        pytest.raises(ValueError, match=r"key: .*UTF-8 are wanted, got \['b\\ud83d'\]"),
+        ShardWriter(tmp_path) as writer,
+    ):
+        writer.add('key', jpeg(2), ['b\ud83d'], '2')
+    assert len(FiberArrowDataset(tables='a', data_root=str(tmp_path))) == 1

@@ -1,11 +1,13 @@
 import errno
 import json
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_engine import toy_training as toy
 
 from fiber_mm.datasets.transforms.image import UnreadableImageError
@@ -192,6 +194,47 @@ def test_unreadable_images(folder, photos, model):
     draw_images(photos, [4, 7, 10])
     assert counts(build(folder, photos, model)) == (3, 0, 0, 0, 0)
     assert not (folder / 'skipped.jsonl').exists()
+
+
+def test_what_is_passed_over_is_reported(folder, photos, model, monkeypatch):
+    (photos / 'a.HEIC').write_bytes(b'x')
+    (photos / 'sub' / 'closed').mkdir()
+    scandir = os.scandir
+
+    def denied(path='.'):
+        if os.path.basename(path) == 'closed':
+            raise PermissionError(errno.EACCES, 'Permission denied', path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', denied)
+    with pytest.raises(ImageIndexError, match=r'sub/closed cannot be read .*--on-error skip'):
+        build(folder, photos, model)
+    index = build(folder, photos, model, on_error='skip')
+    assert counts(index) == (12, 0, 0, 0, 0)
+    assert index.report.notes == [
+        '1 files of other kinds were not looked at: .heic 1',
+        f'folders that cannot be read were left out: {photos / "sub/closed"} (Permission denied)',
+    ]
+
+
+def test_only_files_of_other_kinds(folder, tmp_path, model):
+    (tmp_path / 'phone').mkdir()
+    for number in range(3):
+        (tmp_path / 'phone' / f'{number}.heic').write_bytes(b'x')
+    message = (
+        r'holds no images; 3 files .* not looked at: \.heic 3: .* Images end in \.jpg, .*copies'
+    )
+    with pytest.raises(ImageIndexError, match=message):
+        build(folder, tmp_path / 'phone', model)
+
+
+def test_malformed_exif_does_not_end_a_run(folder, photos, model):
+    """An entry that Pillow cannot write again, behind an orientation that it can read."""
+    rows = ((0x0112, 3, 1, b'\6\0\0\0'), (0x011A, 2, 4, b'abc\0'))
+    exif = b''.join(struct.pack('<HHI', *row[:3]) + row[3] for row in rows)
+    exif = b'Exif\0\0II*\0' + struct.pack('<IH', 8, len(rows)) + exif + bytes(4)
+    Image.new('RGB', (40, 50)).save(photos / 'a.jpg', exif=exif)
+    assert counts(build(folder, photos, model)) == (13, 0, 0, 0, 0)
 
 
 def test_work_before_a_faulty_image_is_kept(folder, photos, model):

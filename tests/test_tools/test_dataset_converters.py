@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tool_loader import load_tool
 
-from fiber_mm.datasets import FiberArrowDataset, FiberShardDataset
+from fiber_mm.datasets import FiberArrowDataset, FiberShardDataset, caption_rows
 from fiber_mm.datasets.caption_rows import read_rows
 
 PIPELINE = [{'type': 'FiberLoadImage'}, {'type': 'FiberPackImageText'}]
@@ -36,7 +36,8 @@ ROWS = [
     {'image': 'broken.png', 'caption': 'a car'},
     {'image': 'missing.png', 'caption': 'a car'},
     {'image': 'd.png', 'caption': ' '},
-    {'image': 'a.png', 'caption': 'again, but elsewhere in the list'},
+    {'image': 'd.png', 'caption': 'a boat', 'image_id': 'sub/b.jpg'},
+    {'image': 'c.bmp', 'caption': 'elsewhere in the list', 'image_id': 7},
 ]
 PAIRS = [
     ('a.png', 'a dog'),
@@ -44,6 +45,7 @@ PAIRS = [
     ('sub/b.jpg', 'a “cat”\nwith a line'),
     ('sub/b.jpg', 'two cats'),
     ('7', 'a bus'),
+    ('7', 'elsewhere in the list'),
 ]
 REASONS = {
     ('captions.jsonl:4', 'empty caption'),
@@ -80,7 +82,7 @@ def test_arrow(tmp_path, images, jsonl, capsys):
     out = tmp_path / 'out'
     assert main(jsonl, images, out, '--to', 'arrow', '--name', 'sbu_0') == 0
     printed = capsys.readouterr().out
-    assert '3 images with 5 captions written' in printed
+    assert '3 images with 6 captions written' in printed
     assert '2 x unreadable image' in printed
     check_report(out, 'sbu_0')
     dataset = FiberArrowDataset(tables=['sbu_0'], data_root=str(out), pipeline=PIPELINE)
@@ -99,15 +101,15 @@ def test_shards(tmp_path, images, jsonl):
     check_report(out, 'train')
     assert [p.name for p in sorted(out.glob('*.tar'))] == ['train-000000.tar', 'train-000001.tar']
     stream = FiberShardDataset(str(out), pipeline=PIPELINE, shuffle=False, seed=0)
-    assert len(stream) == 5
+    assert len(stream) == 6
     samples = iter(stream)
-    found = [next(samples) for _ in range(5)]
+    found = [next(samples) for _ in range(6)]
     assert [(s['data_samples'].image_id, s['data_samples'].text) for s in found] == PAIRS
     assert found[4]['inputs'][:, 0, 0].tolist() == [40, 0, 200]  # bmp became png
     # fewer and larger shards than before: none of the old ones stays
     assert main(jsonl, images, out, *options[:-1], 10, '--overwrite') == 0
     assert [p.name for p in out.glob('*.tar')] == ['train-000000.tar']
-    assert len(FiberShardDataset(str(out), seed=0)) == 5
+    assert len(FiberShardDataset(str(out), seed=0)) == 6
     assert len(json.loads((out / 'index.json').read_text())['shardlist']) == 1
 
 
@@ -151,10 +153,103 @@ def test_csv(tmp_path, suffix, mark):
     path.write_text('\n'.join(mark.join(line) for line in lines) + '\n')
     rows = list(read_rows(path))
     assert [(r.image, r.captions) for r in rows] == [
-        ('a.png', ['one, two', 'three']),
-        ('b.png', ['']),
+        ('a.png', ['one, two' if suffix == 'csv' else '"one, two"', 'three']),
+        ('b.png', []),
     ]
-    assert rows[1].where.endswith(f'captions.{suffix}:4')
+    where = f'{path}:4'
+    assert (rows[1].where, rows[1].faults) == (where, [(where, 'empty caption', "''")])
+
+
+def rejected(out):
+    lines = (out / 'train.rejected.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_commas_in_captions_without_quotation_marks(tmp_path, images):
+    path, out = tmp_path / 'a.csv', tmp_path / 'out'
+    path.write_text(
+        'image,caption\na.png,A red circle, above a blue square\na.png,"one, two"\nd.png,a,b,c\n'
+    )
+    assert main(path, images, out, '--to', 'arrow') == 0
+    found = FiberArrowDataset(tables='train', data_root=str(out))
+    assert pairs(found) == [('a.png', 'one, two')]
+    lines = rejected(out)
+    assert [(line['where'][len(str(path)) :], line['reason']) for line in lines] == [
+        (':2', 'more fields than columns'),
+        (':4', 'more fields than columns'),
+        (':4', 'image without caption'),
+    ]
+    assert "[' above a blue square']; quote captions that contain commas" in lines[0]['detail']
+
+
+def test_quotation_marks_in_tsv(tmp_path):
+    """As web lists have them: neither closed nor doubled, and no part of the format."""
+    path = tmp_path / 'a.tsv'
+    lines = ('image\tcaption', 'a.png\t"Stop" sign', 'b.png\t"open', 'c.png\tthe end"',
+             'd.png\ta\tb')  # fmt: skip
+    path.write_text('\n'.join(lines))
+    rows = list(read_rows(path))
+    assert [(row.image, row.captions) for row in rows] == [
+        ('a.png', ['"Stop" sign']),
+        ('b.png', ['"open']),
+        ('c.png', ['the end"']),
+        ('d.png', []),
+    ]
+    assert rows[3].faults[0][1] == 'more fields than columns'
+
+
+@pytest.mark.parametrize('by_chance', [False, True])
+def test_rows_of_an_image_wherever_they_are(tmp_path, monkeypatch, by_chance):
+    if by_chance:  # all hashes are the same
+        monkeypatch.setattr(caption_rows, 'hash', lambda key: 1, raising=False)
+    path = tmp_path / 'a.csv'
+    images = 'abacbdbaad'
+    lines = [f'{image}.png,caption {number}' for number, image in enumerate(images)]
+    path.write_text('image,caption\n' + '\n'.join([*lines, 'c.png,']) + '\n')
+    rows = {row.image: row for row in read_rows(path)}
+    assert len(list(read_rows(path))) == len(rows) == 4
+    for image in 'abcd':
+        row = rows[f'{image}.png']
+        numbers = [number for number, other in enumerate(images) if other == image]
+        assert row.captions == [f'caption {number}' for number in numbers]
+        assert row.where == f'{path}:{numbers[0] + 2}'
+    assert rows['c.png'].faults == [(f'{path}:12', 'empty caption', "''")]
+
+
+@pytest.mark.parametrize('kind', ['arrow', 'shards'])
+def test_what_is_no_utf_8_is_rejected(tmp_path, images, kind):
+    """JSON allows halves of a surrogate pair, and NUL bytes in names."""
+    path, out = tmp_path / 'a.jsonl', tmp_path / 'out'
+    rows = [
+        dict(image='a.png', caption=['a', 'half \ud83d', 'whole \U0001f600']),
+        dict(image='sub/b.jpg', caption='b', image_id='\udce9'),
+        dict(image='c\0.png', caption='c'),
+        dict(image='\ud83d.png', caption='d', image_id='d'),
+        dict(image='d.png', caption='e'),
+    ]
+    path.write_text('\n'.join(map(json.dumps, rows)))
+    assert main(path, images, out, '--to', kind) == 0
+    if kind == 'arrow':
+        found = pairs(FiberArrowDataset(tables='train', data_root=str(out)))
+        assert found == [('a.png', 'a'), ('a.png', 'whole \U0001f600'), ('d.png', 'e')]
+    else:
+        assert len(FiberShardDataset(str(out), seed=0)) == 3
+    lines = {line['where'][-1]: (line['image'], line['reason']) for line in rejected(out)}
+    assert lines == {
+        '1': ('a.png', 'caption that is no UTF-8'),
+        '2': ('sub/b.jpg', 'id that is no UTF-8'),
+        '3': ('c\0.png', 'unreadable image'),
+        '4': ('\ud83d.png', 'unreadable image'),
+    }
+    assert 'is no name that a file can have: embedded null byte' in rejected(out)[2]['detail']
+
+
+def test_help_has_the_columns(capsys):
+    with pytest.raises(SystemExit):
+        main('--help')
+    printed = capsys.readouterr().out
+    assert 'names the columns image and caption' in printed
+    assert 'Rows with the same image and image_id are one image' in printed
 
 
 @pytest.mark.parametrize('image', [123, None, ['a.png'], ''])
@@ -193,8 +288,15 @@ def test_csv_with_a_mark_of_utf_8(tmp_path):
         (
             'a.csv',
             b'image,caption\na.png,a\nb.png,"an open mark\n' + b'c.png,c\n' * 20000,
-            r'a\.csv: the row that begins in line 3 cannot be read: field larger.*quotation mark',
+            r'a\.csv:3: the row that begins here cannot be read: field larger.*quotation mark',
         ),
+        (
+            'a.tsv',
+            b'image\tcaption\na.png\t' + b'a' * 200000,
+            r'a\.tsv:2: the row that begins here cannot be read: field larger than .*\)$',
+        ),
+        ('a.csv', b'image,caption\na.png\n', r"a\.csv:2 has no \['caption'\], only \['image'\]"),
+        ('a.tsv', b'a dog\thttps://a/b.jpg\na cat\tb\n', r'a\.tsv:2 has no .*the first line has'),
         (
             'a.jsonl',
             b'{"image": "a.png", "caption": "caf\xe9"}',

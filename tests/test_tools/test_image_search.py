@@ -1,6 +1,9 @@
 """tools/index_images.py and tools/search_images.py, in this process."""
 
+import io
 import json
+import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -94,6 +97,56 @@ def test_skipped_images_are_listed(tmp_path, index, shapes_root, given, capsys):
     printed = capsys.readouterr()
     assert '1 added, 0 changed, 0 removed, 1 skipped as unreadable' in printed.out
     assert printed.err.count('skipped: the file') == 1
+
+
+def test_an_index_is_replaced_by_its_own_model(tmp_path, shapes_root, given):  # noqa: F811
+    """Neither config, checkpoint, size nor precision are given again; nor later."""
+    place, val = tmp_path / 'new', shapes_root / 'val'
+    common = ('--index', place, '--workers', 0)
+    tool('index_images', val, *common, '--size', 48, '--precision', 'bf16', *given)
+    before = json.loads((place / 'index.json').read_text())
+    common += ('--device', 'cpu')
+    tool('index_images', val, *common, '--overwrite', '--factory', 'IVF2,Flat')
+    after = json.loads((place / 'index.json').read_text())
+    assert (before.pop('factory'), after.pop('factory')) == ('Flat', 'IVF2,Flat')
+    assert after == before
+    assert after['settings']['size'] == 48
+    tool('index_images', val, *common)
+    # Where there is nothing to read, the model has to be given.
+    (place / 'index.json').write_text('{}')
+    with pytest.raises(SystemExit, match=r'which model\? .*give --config'):
+        tool('index_images', val, *common, '--overwrite')
+
+
+def test_names_that_are_no_utf_8(tmp_path, shapes_root, given, capsys):  # noqa: F811
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    try:
+        Image.new('RGB', (20, 20)).save(photos / 'caf\udce9.png')
+    except OSError:
+        pytest.skip('this file system has names in UTF-8 only')
+    Image.new('RGB', (20, 20)).save(photos / 'café.png')
+    place = tmp_path / 'new'
+    tool('index_images', photos, '--index', place, '--workers', 0, *given)
+    search = ('search_images', 'a dog', '--index', place, '--device', 'cpu')
+    hits = tool(*search, '--sheet', tmp_path / 's.png')
+    printed = capsys.readouterr().out
+    assert {hit.path for hit in hits} == {'caf\udce9.png', 'café.png'}
+    assert 'caf?.png' in printed
+    assert 'café.png' in printed
+    with mock.patch.object(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), 'ascii')):
+        tool(*search, '--sheet', '')
+        sys.stdout.seek(0)
+        assert sys.stdout.read().count('caf?.png') == 2
+
+
+def test_files_of_other_kinds_are_counted(tmp_path, shapes_root, given, capsys):  # noqa: F811
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    Image.new('RGB', (20, 20)).save(photos / 'a.png')
+    (photos / 'b.heic').touch()
+    tool('index_images', photos, '--index', tmp_path / 'new', '--workers', 0, *given)
+    assert '1 files of other kinds were not looked at: .heic 1' in capsys.readouterr().out
 
 
 def test_errors_are_one_line(tmp_path, index, shapes_root, given, capsys):  # noqa: F811

@@ -1,9 +1,15 @@
 """An image folder and a list of captions to arrow tables or tar shards.
 
-The list is JSON lines, {"image": "a.jpg", "caption": "text" or ["text", ...]}, or CSV with the
-columns image and caption; image_id is optional. Rejected rows (unreadable image, empty caption,
-duplicate id) are listed with the reason in OUT/NAME.rejected.jsonl. Files appear when all rows are
-converted; what --overwrite replaces stays until then.
+The list is UTF-8: JSON lines, {"image": "a.jpg", "caption": "text" or ["text", ...]}; or CSV, whose
+first line names the columns image and caption; or TSV, the same with tabs and without quotation
+marks around fields. In CSV, captions that contain commas are quoted. image_id is optional.
+
+Rows with the same image and image_id are one image, wherever they are. Without image_id the name of
+the image is its id; of different images with one id, the first is taken.
+
+What is rejected (unreadable image, empty caption, caption or id that is no UTF-8, more fields than
+columns, duplicate id) is counted, and listed with line and reason in OUT/NAME.rejected.jsonl. Files
+appear when all rows are converted; what --overwrite replaces stays until then.
 
 Example:
     python tools/dataset_converters/captions.py captions.jsonl images/ data/arrow --to arrow --name sbu_0
@@ -24,7 +30,9 @@ from fiber_mm.datasets.writers import INDEX, ArrowWriter, ShardWriter, read_inde
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('captions', type=Path, help='.jsonl, .csv or .tsv')
     parser.add_argument('images', type=Path, help='folder that the image names are in')
     parser.add_argument('out', type=Path, help='folder to write to')

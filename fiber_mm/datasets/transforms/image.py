@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,12 +14,22 @@ from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmdet.structures.bbox import autocast_box_type
 from mmengine import fileio
 from mmengine.fileio import BaseStorageBackend, register_backend
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fiber_mm.registry import TRANSFORMS
 
 WHITE = (255, 255, 255)
 IMAGE_BACKEND = 'fiber_image'
+_ORIENTATION = 0x0112  # of EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImageError(ValueError):
@@ -65,27 +74,33 @@ def decode_image(content: bytes, path: str = 'image', as_released: bool = False)
             f'the file {path} ({len(content)} bytes, beginning with {content[:8]!r}) is no image '
             'of a known format'
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise UnreadableImageError(f'the image file {path} is damaged: {error}') from error
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(
             f'the image file {path} is too large to be read: {error}'
         ) from error
+    except Exception as error:  # a damaged file may raise anything
+        raise UnreadableImageError(f'the image file {path} is damaged: {_reason(error)}') from error
     try:
         image.load()
         rgb = image.convert('RGB') if as_released else as_seen(image)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except Exception as error:
         raise UnreadableImageError(
             f'the image file {path} ({image.format}, mode {image.mode}, {image.size[0]} x '
             f'{image.size[1]}) is truncated, damaged or of a colour mode that cannot be read: '
-            f'{error}'
+            f'{_reason(error)}'
         ) from error
     return np.ascontiguousarray(np.asarray(rgb)[:, :, ::-1])
 
 
+def _reason(error: Exception) -> str:
+    """What an error says; those that are not meant for reading with their type."""
+    return str(error) if isinstance(error, (OSError, SyntaxError, ValueError)) else repr(error)
+
+
 def as_seen(image: Image.Image) -> Image.Image:
     """An RGB image that looks like what a viewer shows."""
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    image = _turned(image)
     if image.mode.startswith('I') or image.mode == 'F':
         return _deep_to_rgb(image)
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
@@ -94,6 +109,18 @@ def as_seen(image: Image.Image) -> Image.Image:
         paper.paste(image, mask=image.getchannel('A'))
         return paper
     return image.convert('RGB')
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say; as it is stored if they cannot be read.
+
+    Pillow's ``exif_transpose`` also writes the data anew, which fails if another entry is faulty.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # noqa: BLE001  (faulty data may raise anything)
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _deep_to_rgb(image: Image.Image) -> Image.Image:

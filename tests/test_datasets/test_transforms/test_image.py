@@ -1,14 +1,17 @@
 """Reading and resizing images."""
 
+import struct
+
 import numpy as np
 import pytest
 from mmcv.transforms import Compose
 from mmdet.structures.bbox import HorizontalBoxes
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fiber_mm.datasets.transforms.image import (
     FiberLoadImage,
     FiberResize,
+    UnreadableImageError,
     read_image,
     resized_shape,
 )
@@ -47,6 +50,53 @@ def test_exif_rotation(tmp_path):
     assert seen[0, 0].tolist() == [0, 0, 255]  # the red left side is now on top
     assert seen[-1, 0].tolist() == [255, 0, 0]
     assert read_image(path, as_released=True).shape == (4, 8, 3)
+
+
+def entries(*rows):
+    """EXIF data of entries (tag, type, count, four bytes), which Pillow would not write."""
+    body = b''.join(struct.pack('<HHI', *row[:3]) + row[3] for row in rows)
+    return b'Exif\0\0II*\0' + struct.pack('<IH', 8, len(rows)) + body + bytes(4)
+
+
+UPRIGHT = (0x0112, 3, 1, struct.pack('<HH', 6, 0))
+
+
+@pytest.mark.parametrize(
+    ('exif', 'turned'),
+    [
+        (entries(UPRIGHT), True),
+        (entries(UPRIGHT, (0x011A, 2, 4, b'abc\0')), True),  # XResolution as a text
+        (entries((0x0100, 2, 4, b'abc\0'), UPRIGHT), True),  # ImageWidth as a text
+        (entries((0x0112, 2, 2, b'6\0\0\0')), False),  # Orientation as a text
+        (entries(UPRIGHT)[:14], False),
+    ],
+    ids=['sound', 'resolution', 'width', 'orientation', 'cut'],
+)
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF data')
+def test_malformed_exif(tmp_path, exif, turned):
+    """An orientation that can be read counts; without one the image is as it is stored."""
+    path = save(two_halves(size=(32, 16)), tmp_path / 'a.jpg', exif=exif)
+    assert read_image(path).shape == ((32, 16, 3) if turned else (16, 32, 3))
+
+
+def test_exif_that_cannot_be_read(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text('Raw profile type exif', '\nexif\n 4\nno hexadecimal number')
+    path = save(two_halves(), tmp_path / 'a.png', pnginfo=info)
+    assert read_image(path).shape == (4, 8, 3)
+
+
+@pytest.mark.parametrize('error', [TypeError('no text'), KeyError(1), MemoryError(), IndexError()])
+@pytest.mark.parametrize('where', ['open', 'convert'])
+def test_whatever_decoding_raises_names_the_file(tmp_path, monkeypatch, error, where):
+    path = save(two_halves(), tmp_path / 'a.png')
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(Image if where == 'open' else Image.Image, where, fail)
+    with pytest.raises(UnreadableImageError, match=rf'a\.png .*damaged.*{type(error).__name__}'):
+        read_image(path)
 
 
 @pytest.mark.parametrize('mode', ['L', '1', 'P', 'CMYK', 'YCbCr'])
