@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from config_nodes import nodes
 from mmdet.apis import DetInferencer
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
@@ -29,17 +30,6 @@ SHAPES_FILES = {
     'FiberLVISDataset': 'annotations/lvis_v1_{}.json',
     'FiberODVGDataset': 'annotations/{}_od.jsonl',
 }
-
-
-def nodes(value):
-    """All dictionaries of a config."""
-    if isinstance(value, dict):
-        yield value
-        for item in value.values():
-            yield from nodes(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from nodes(item)
 
 
 def trains(name: str) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from config_nodes import nodes
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -36,16 +37,6 @@ def configs(tmp_path, monkeypatch):
             (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
     return tmp_path / 'my_configs'
-
-
-def nodes(value):
-    """All dictionaries of a config."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from nodes(item)
 
 
 def strings(value):

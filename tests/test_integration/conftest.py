@@ -4,21 +4,12 @@ import copy
 
 import pytest
 import torch
+from config_nodes import nodes
 from shapes_fixture import shapes_root  # noqa: F401
 
 from fiber_mm import get_config
 
 CONFIG = 'grounding/fiber_nano_1xb8_demo_shapes'
-
-
-def nodes(value):
-    """All dictionaries of a config."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from nodes(item)
 
 
 def on_shapes(cfg, root):
