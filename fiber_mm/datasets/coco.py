@@ -17,7 +17,6 @@ from .annotations import (
     LeftOut,
     box_fault,
     check_box,
-    check_fields,
     check_filter,
     group_annotations,
     has_valid_box,
@@ -48,6 +47,10 @@ class FiberCocoDataset(BaseDetDataset):
         return_classes, caption_prompt, **kwargs: As in mmdet's datasets.
     """
 
+    #: Of every image; and whether classes of the same words (but for parentheses) are no surprise.
+    _image_fields: tuple[str, ...] = ('id', 'file_name', 'height', 'width')
+    _ambiguous = False
+
     def __init__(
         self,
         *args: Any,
@@ -59,10 +62,6 @@ class FiberCocoDataset(BaseDetDataset):
         self.skip_categories = tuple(skip_categories)
         self.few_shot = few_shot
         super().__init__(*args, return_classes=return_classes, **kwargs)
-
-    #: Of every image; and whether classes of the same words (but for parentheses) are no surprise.
-    _image_fields: tuple[str, ...] = ('id', 'file_name', 'height', 'width')
-    _ambiguous = False
 
     def _categories(self, content: dict) -> list[dict]:
         """Categories in the order of their labels."""
@@ -194,15 +193,19 @@ class FiberCocoDataset(BaseDetDataset):
 class FiberLVISDataset(FiberCocoDataset):
     """LVIS v1, without the ``lvis`` package: classes by category id, image files by their URL."""
 
-    def _categories(self, content: dict) -> list[dict]:
-        return sorted(content['categories'], key=lambda category: category['id'])
-
     _image_fields = ('id', 'height', 'width')
     _ambiguous = True
 
+    def _categories(self, content: dict) -> list[dict]:
+        return sorted(content['categories'], key=lambda category: category['id'])
+
     def _file_name(self, image: dict) -> str:
-        if 'coco_url' not in image:
-            check_fields([image], ('file_name',), 'image', self.ann_file)
+        if 'coco_url' in image:
+            # ".../val2017/000000000139.jpg": the split's folder is part of the name
+            return '/'.join(image['coco_url'].split('/')[-2:])
+        if 'file_name' in image:
             return image['file_name']
-        # ".../val2017/000000000139.jpg": the split's folder is part of the name
-        return '/'.join(image['coco_url'].split('/')[-2:])
+        raise ValueError(
+            f'{self.ann_file}: the image with the id {image["id"]} has neither coco_url nor '
+            f'file_name, only {", ".join(sorted(image))}'
+        )

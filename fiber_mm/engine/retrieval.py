@@ -75,7 +75,9 @@ class RetrievalEvaluation:
         self.text_blocks = list(torch.arange(len(gallery.texts)).split(text_batch_size))
         self.owner = gallery.image_of_text.to(self.device)
         self.my_blocks = range(self.rank, len(self.image_blocks), self.world)
-        self._tokens = tokens
+        if tokens is None:
+            tokens = model.data_preprocessor.prepare_texts(gallery.texts)
+        self.tokens = tokens  # of one length
         self.candidates = candidates and tuple(part.to(self.device) for part in candidates)
 
     # -- protocols --
@@ -263,11 +265,6 @@ class RetrievalEvaluation:
         if 'trunk' in self.parts:
             # An image is read for its block alone, a caption for every block.
             self.cache.put(f'{kind}_trunk', number, trunk.state_dict(), seldom=kind == 'image')
-
-    @cached_property
-    def tokens(self) -> TextBatch:
-        """All captions, of one length."""
-        return self._tokens or self.model.data_preprocessor.prepare_texts(self.gallery.texts)
 
     def image_trunk(self, number: int) -> ImageTrunk:
         """The trunk of a block of this rank's images, on the device."""

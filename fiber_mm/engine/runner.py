@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.distributed
@@ -114,8 +114,9 @@ class FiberRunner(Runner):
         starts_training = self._trains and not self._resume
         allow_missing = strict is False or (strict is None and starts_training)
         source = str(filename)
-        if starts_training or strict is False:
-            checkpoint = self._adapted(checkpoint, revise_keys)
+        if starts_training or (strict is False and not self._resume):
+            leave_out = self.cfg.get('load_leave_out') or () if starts_training else ()
+            checkpoint = self._adapted(checkpoint, revise_keys, leave_out)
         if strict is False:
             checkpoint = what_fits(self.model, checkpoint, source, revise_keys)
         else:
@@ -127,10 +128,9 @@ class FiberRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def _adapted(self, checkpoint: dict, revise_keys: list) -> dict:
+    def _adapted(self, checkpoint: dict, revise_keys: list, leave_out: str | Sequence[str]) -> dict:
         state = revised(checkpoint['state_dict'], revise_keys)
-        patterns = self.cfg.get('load_leave_out') or ()
-        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        patterns = (leave_out,) if isinstance(leave_out, str) else leave_out
         adapted = adapt_to_stage(unwrapped(self.model), state, patterns)
         return {**checkpoint, 'state_dict': adapted}
 

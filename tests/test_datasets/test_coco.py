@@ -102,6 +102,15 @@ def test_missing_fields(tmp_path, part, field):
         make(path)
 
 
+def test_an_image_of_lvis_without_a_file(tmp_path):
+    write(tmp_path / 'a.json', [])
+    content = json.loads((tmp_path / 'a.json').read_text())
+    del content['images'][1]['file_name']
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='the image with the id 2 has neither coco_url nor'):
+        FiberLVISDataset(ann_file=str(tmp_path / 'a.json'), pipeline=[])
+
+
 def test_classes_of_the_same_words_are_named(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr('fiber_mm.datasets.coco.print_log', lambda text, *_: said.append(text))

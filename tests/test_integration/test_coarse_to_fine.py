@@ -59,6 +59,24 @@ def test_load_from(nano_cfg, coarse, tmp_path, leave_out):
     assert ('left out, starts fresh' in log) == bool(leave_out)
 
 
+def test_what_starts_fresh_does_so_at_the_start_alone(nano_cfg, checkpoint, tmp_path):
+    """Neither in a test nor when a run is resumed, also with load_strict=False."""
+    cfg = config(nano_cfg, checkpoint, tmp_path / 'run')
+    cfg.update(load_leave_out=('alpha_',), load_strict=False, experiment_name='fresh_at_start')
+    cfg.custom_hooks = []
+    started = FiberRunner.from_cfg(cfg).train().state_dict()
+    kept = torch.load(checkpoint, weights_only=True)['state_dict']
+    gates = [key for key in kept if 'alpha_' in key]
+    assert gates
+    assert not any(torch.equal(started[key], kept[key]) for key in gates)
+    for resume in (False, True):
+        runner = FiberRunner.from_cfg(cfg.copy())
+        runner._trains, runner._resume = resume, resume
+        runner._check_resumable = lambda *_: None
+        runner.load_checkpoint(checkpoint)
+        assert all(torch.equal(runner.model.state_dict()[key], kept[key]) for key in gates)
+
+
 def test_evaluation_takes_no_other_stage(nano_cfg, coarse, tmp_path):
     cfg = config(nano_cfg, coarse[0], tmp_path / 'run')
     cfg.experiment_name = 'coarse_as_fine'
