@@ -25,13 +25,13 @@ from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.device import get_device
 from PIL import Image
 from torch import nn
 
 from fiber_mm.config_lookup import get_config_path
 from fiber_mm.datasets.transforms.image import as_seen, read_image
 from fiber_mm.engine.checkpoint import load_checkpoint_file, load_weights, with_state_dict
+from fiber_mm.engine.device import default_device
 from fiber_mm.registry import MODELS, init_default_scope
 from fiber_mm.structures import ImageTrunk
 
@@ -64,7 +64,7 @@ def init_grounder(
     Args:
         config: Config, path of one, or the name of one that comes with the package.
         checkpoint: Weights, ``.pth`` or ``.safetensors``; None leaves the initial ones.
-        device: Where to run; by default an accelerator if there is one.
+        device: Where to run; by default an accelerator if there is one (not Apple's ``mps``).
         cfg_options: Settings that override the config's, such as
             ``{'model.data_preprocessor.tokenizer': 'my/tokenizer'}``.
 
@@ -87,7 +87,7 @@ def init_grounder(
         load_weights(model, content, source=str(checkpoint))
         model.dataset_meta = content.get('meta', {}).get('dataset_meta', {})
     model.cfg = cfg
-    return model.to(device or get_device()).eval()
+    return model.to(device or default_device()).eval()
 
 
 def encode_image(model: nn.Module, image: ImageInput) -> EncodedImage:

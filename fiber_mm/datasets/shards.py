@@ -139,6 +139,18 @@ class FiberShardDataset(IterableDataset):
             )
         return sum(pairs) // self.world_size
 
+    @property
+    def full_init(self) -> None:
+        """What wrappers of data sets ask for, and a stream does not have.
+
+        Raises: AttributeError: always.
+        """
+        raise AttributeError(
+            'a stream of shards cannot be wrapped or concatenated (ConcatDataset, RepeatDataset): '
+            'name all shards in one list, or convert everything to arrow tables '
+            '(tools/dataset_converters)'
+        )
+
     def skip_batches(self, num_batches: int, batch_size: int) -> None:
         """Let the next pass begin ``num_batches`` batches (of this rank) later."""
         self._batches, self._batch_size = num_batches, batch_size

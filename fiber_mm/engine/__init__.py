@@ -18,6 +18,7 @@ from .data import (
     FiberSameImageBatchSampler,
     FiberSeededDataset,
 )
+from .device import default_device, leave_mps
 from .hooks import FiberCheckpointHook, FiberEarlyStoppingHook
 from .launch import available_cores, launch
 from .loops import FiberEpochTrainLoop, FiberIterTrainLoop
@@ -51,9 +52,11 @@ __all__ = [
     'FiberVisualizationHook',
     'available_cores',
     'check_config',
+    'default_device',
     'explain_build_error',
     'find_last_checkpoint',
     'launch',
+    'leave_mps',
     'load_checkpoint_file',
     'load_weights',
     'tune_cpu_allocator',

@@ -32,6 +32,7 @@ from .checkpoint import (
 )
 from .config import check_config
 from .config_text import FormattedOnce
+from .device import leave_mps
 from .stages import adapt_to_stage
 
 _SEEDED_SAMPLERS = ('FiberInfiniteSampler', 'FiberEpochSampler')
@@ -52,6 +53,7 @@ class FiberRunner(Runner):
     - Checkpoints are written atomically.
     - Data sets behind our samplers are seeded per sample.
     - ``launcher='pytorch'`` works without a GPU (gloo).
+    - On Apple machines everything runs on the CPU (:func:`~fiber_mm.engine.default_device`).
     - The config's text is formatted once, not for every checkpoint; a top-level key that looks like
       a mistyped one is an error.
     """
@@ -60,7 +62,10 @@ class FiberRunner(Runner):
         if isinstance(cfg, Config):
             check_config(cfg)
             cfg = FormattedOnce.of(cfg)
+        left = leave_mps()
         super().__init__(*args, cfg=cfg, **kwargs)
+        if left:
+            self.logger.warning("running on the CPU: Apple's GPUs (mps) are not supported")
         self._trains = False
 
     def train(self) -> nn.Module:
