@@ -24,7 +24,8 @@ first chunk alone (ratio_to_one_chunk), detect_captions beside one call for each
 (ratio_to_one_by_one). With --against plain, a second process takes turns with the
 first: torchvision's deformable convolution, F.linear, attention written out, every use of an image
 encoded anew, fp32; speedup is the median ratio of neighbouring runs (pretrain_step_queue: as many
-passes, with negatives from the batch and without the memory of a queue). See docs/performance.md.
+passes, with negatives from the batch and without the memory of a queue). With --one-by-one the
+second starts when the first has ended, where both do not fit into memory. See docs/performance.md.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--against', choices=['plain'], help='also run the plain formulation, for the ratio'
     )
+    parser.add_argument(
+        '--one-by-one', action='store_true', help='not both in memory: one after the other'
+    )
     args = parser.parse_args(argv)
     if args.runs < 1:
         parser.error(f'--runs must be at least 1, got {args.runs}')
@@ -63,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     size = tuple(args.size) if args.size else None
     spec = Spec(args.name, args.precision, args.device, size)
-    report = compare(spec, args.runs, args.against == 'plain', args.threads)
+    report = compare(
+        spec, args.runs, args.against == 'plain', args.threads, take_turns=not args.one_by_one
+    )
     print(json.dumps({key: value for key, value in report.items() if key not in KEYS}))
     print(json.dumps({key: report[key] for key in KEYS}))
 

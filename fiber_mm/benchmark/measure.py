@@ -13,6 +13,7 @@ import multiprocessing
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,51 @@ class Worker:
         return memory
 
 
-def compare(spec: Spec, runs: int, against_plain: bool, threads: int | None = None) -> dict:
+@dataclasses.dataclass
+class Measured:
+    """What a worker was asked for.
+
+    Attributes:
+        about: What it said of itself.
+        seconds: Of each timed run, by name (``run`` and what is beside it).
+        peaks: Of the machine before each run, in 1e9 operations a second; empty if plain.
+        memory: Peak of its process, in MB.
+    """
+
+    about: dict[str, Any]
+    seconds: dict[str, list[float]]
+    peaks: list[float]
+    memory: float = 0.0
+
+
+def run_in_turns(specs: Sequence[Spec], runs: int, threads: int | None = None) -> list[Measured]:
+    """Runs cases that take turns, each in a process of its own; all must fit into memory.
+
+    Raises: RuntimeError: if a process dies.
+    """
+    workers = [Worker(spec, threads) for spec in specs]
+    found = []
+    for spec, worker in zip(specs, workers):
+        names = ['run'] if spec.plain else ['run', *worker.about['beside']]
+        found.append(Measured(worker.about, {name: [] for name in names}, []))
+    for _ in range(runs):
+        for spec, worker, measured in zip(specs, workers, found):
+            if not spec.plain:
+                measured.peaks.append(worker.ask('peak'))
+            for name, times in measured.seconds.items():
+                times.append(worker.ask(name))
+    for worker, measured in zip(workers, found):
+        measured.memory = worker.stop()
+    return found
+
+
+def compare(
+    spec: Spec,
+    runs: int,
+    against_plain: bool,
+    threads: int | None = None,
+    take_turns: bool = True,
+) -> dict:
     """Measures a case, and beside it the plain formulation in fp32.
 
     Args:
@@ -159,45 +204,38 @@ def compare(spec: Spec, runs: int, against_plain: bool, threads: int | None = No
         runs: Timed runs of each formulation, after one to warm up.
         against_plain: Whether the plain formulation runs, too.
         threads: CPU threads; None leaves torch's own choice.
+        take_turns: Whether both are in memory at a time and their runs alternate; False runs one
+            after the other, where a machine that drifts disturbs the ratio.
     Returns: :data:`KEYS`, ``tflop``, ``device``, and what was measured beside the case.
     Raises: RuntimeError: if a process dies.
     """
-    worker = Worker(spec, threads)
-    # Large blocks stay in the first process (see tune_cpu_allocator): both must fit.
-    plain = None
+    specs = [spec]
     if against_plain:
-        plain = Worker(dataclasses.replace(spec, plain=True, precision='fp32'), threads)
-    beside = worker.about['beside']
-    names = ['run', *beside]
-    seconds: dict[str, list[float]] = {name: [] for name in (*names, 'plain')}
-    peaks = []
-    for _ in range(runs):
-        peaks.append(worker.ask('peak'))
-        for name in names:
-            seconds[name].append(worker.ask(name))
-        if plain:
-            seconds['plain'].append(plain.ask('run'))
-    median = {name: statistics.median(times) for name, times in seconds.items() if times}
-    rate = worker.about['flops'] / median['run'] / 1e9
+        specs.append(dataclasses.replace(spec, plain=True, precision='fp32'))
+    # Large blocks stay in a process (see tune_cpu_allocator): both must fit.
+    groups = [specs] if take_turns else [[each] for each in specs]
+    ours, *plain = [each for group in groups for each in run_in_turns(group, runs, threads)]
+    median = {name: statistics.median(times) for name, times in ours.seconds.items()}
+    rate = ours.about['flops'] / median['run'] / 1e9
     report = dict(
         name=spec.case,
         precision=spec.precision,
         seconds=round(median['run'], 4),
         runs=runs,
-        peak_memory_mb=round(worker.stop()),
-        threads=worker.about['threads'],
-        peak_gflops=round(max(peaks), 1),
-        fraction=round(rate / max(peaks), 4),
-        tflop=round(worker.about['flops'] / 1e12, 4),
+        peak_memory_mb=round(ours.memory),
+        threads=ours.about['threads'],
+        peak_gflops=round(max(ours.peaks), 1),
+        fraction=round(rate / max(ours.peaks), 4),
+        tflop=round(ours.about['flops'] / 1e12, 4),
         device=spec.device,
     )
-    for name in beside:
+    for name in ours.about['beside']:
         report[f'seconds_{name}'] = round(median[name], 4)
-        report[f'ratio_to_{name}'] = _ratio(seconds['run'], seconds[name])
-    if plain:
-        report['plain_seconds'] = round(median['plain'], 4)
-        report['speedup'] = _ratio(seconds['plain'], seconds['run'])
-        report['plain_peak_memory_mb'] = round(plain.stop())
+        report[f'ratio_to_{name}'] = _ratio(ours.seconds['run'], ours.seconds[name])
+    for each in plain:
+        report['plain_seconds'] = round(statistics.median(each.seconds['run']), 4)
+        report['speedup'] = _ratio(each.seconds['run'], ours.seconds['run'])
+        report['plain_peak_memory_mb'] = round(each.memory)
     return report
 
 

@@ -21,8 +21,8 @@ def tool():
 def test_the_last_line_holds_the_promised_keys(tool, monkeypatch, capsys):
     asked = {}
 
-    def measure(spec, runs, against_plain, threads):
-        asked.update(spec=spec, runs=runs, against_plain=against_plain, threads=threads)
+    def measure(spec, runs, against_plain, threads, take_turns):
+        asked.update(spec=spec, runs=runs, against_plain=against_plain, take_turns=take_turns)
         return dict.fromkeys((*KEYS, 'tflop', 'speedup'), 1)
 
     monkeypatch.setattr(tool, 'compare', measure)
@@ -30,12 +30,16 @@ def test_the_last_line_holds_the_promised_keys(tool, monkeypatch, capsys):
     assert asked['spec'] == Spec('detect', 'bf16')
     assert asked['runs'] == 3
     assert asked['against_plain']
+    assert asked['take_turns']
     rest, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert list(last) == [
         'name', 'precision', 'seconds', 'runs',
         'peak_memory_mb', 'threads', 'peak_gflops', 'fraction',
     ]  # fmt: skip
     assert rest == dict(tflop=1, speedup=1)
+    tool.main(['pretrain_step_queue', '--against', 'plain', '--one-by-one'])
+    assert asked['against_plain']
+    assert not asked['take_turns']
 
 
 @pytest.mark.parametrize(
@@ -78,9 +82,11 @@ class ScriptedWorker:
         return self.memory
 
 
-def test_what_is_made_of_the_measured_seconds(monkeypatch):
+@pytest.mark.parametrize('take_turns', [True, False])
+def test_what_is_made_of_the_measured_seconds(monkeypatch, take_turns):
     monkeypatch.setattr(measure, 'Worker', ScriptedWorker)
-    report = compare(Spec('detect_chunks', 'bf16'), runs=3, against_plain=True, threads=2)
+    spec = Spec('detect_chunks', 'bf16')
+    report = compare(spec, runs=3, against_plain=True, threads=2, take_turns=take_turns)
     assert report == dict(
         name='detect_chunks', precision='bf16', runs=3, threads=2, device='cpu',
         seconds=2.0,  # the median
@@ -94,6 +100,37 @@ def test_what_is_made_of_the_measured_seconds(monkeypatch):
         peak_memory_mb=201,
         plain_peak_memory_mb=300,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize('take_turns', [True, False])
+def test_order_of_the_runs(monkeypatch, take_turns):
+    done = []
+
+    class Worker(ScriptedWorker):
+        def __init__(self, spec, threads):
+            super().__init__(spec, threads)
+            self.name = 'plain' if spec.plain else 'ours'
+            done.append(f'start {self.name}')
+
+        def ask(self, order):
+            if order == 'run':
+                done.append(f'run {self.name}')
+            return super().ask(order)
+
+        def stop(self):
+            done.append(f'stop {self.name}')
+            return super().stop()
+
+    monkeypatch.setattr(measure, 'Worker', Worker)
+    compare(Spec('detect_chunks', 'bf16'), 2, against_plain=True, take_turns=take_turns)
+    if take_turns:
+        assert done[:2] == ['start ours', 'start plain']
+        assert done[2:6] == ['run ours', 'run plain'] * 2
+        assert done[6:] == ['stop ours', 'stop plain']
+    else:
+        assert done == [
+            f'{what} {who}' for who in ('ours', 'plain') for what in ('start', 'run', 'run', 'stop')
+        ]
 
 
 def test_the_device_that_is_measured_is_the_one_that_is_asked(monkeypatch):
