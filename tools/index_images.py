@@ -55,7 +55,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--relocate', action='store_true', help='the images of the index were moved to FOLDER'
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ('size', 'batch_size'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1, got {value}')
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> ImageIndex:

@@ -62,6 +62,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.text is None) == (args.image is None):
         parser.error('give a text or --image FILE, one of them')
+    suffix = Path(args.sheet).suffix.lower()
+    if args.sheet and suffix not in Image.registered_extensions():
+        parser.error(f"--sheet {args.sheet}: '{suffix}' is no kind of picture; name a .png or .jpg")
     if args.image and args.rerank:
         parser.error('--rerank asks whether an image matches a text: it does not go with --image')
     return args
@@ -83,18 +86,27 @@ def main(argv: Sequence[str] | None = None) -> list[Hit]:
             if args.rerank is None:
                 args.rerank = 0 if index.embedder.lacking else RERANKED
             hits = index.search(args.text, args.k, args.rerank)
-        if args.sheet and hits:
-            Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(sheet_of(hits, args.text or args.image)).save(args.sheet)
     if args.json:
         query = {'image': args.image} if args.image else {'text': args.text}
         answer = dict(query, index=args.index, rerank=args.rerank or 0, hits=as_rows(hits))
         print(json.dumps(answer, indent=1))
-        return hits
-    print(printable(table(hits)))
+    else:
+        print(printable(table(hits)))
     if args.sheet and hits:
-        print(printable(f'picture: {args.sheet}'))
+        with plain_errors():
+            write_sheet(args.sheet, hits, args.text or args.image)
+        if not args.json:
+            print(printable(f'picture: {args.sheet}'))
     return hits
+
+
+def write_sheet(path: str, hits: Sequence[Hit], title: str) -> None:
+    """Draw what was found; an error names the file."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet_of(hits, title)).save(path)
+    except OSError as error:
+        raise OSError(f'the picture {path} cannot be written: {error}') from error
 
 
 if __name__ == '__main__':

@@ -74,7 +74,7 @@ class FiberHeatmap:
         model: str | os.PathLike | Config | nn.Module,
         checkpoint: str | os.PathLike | None = None,
         method: str = 'attention',
-        blocks: str | Sequence[int] = 'last',
+        blocks: str | int | Sequence[int] = 'last',
         direction: str = 'both',
         device: str | torch.device | None = None,
         cfg_options: Mapping[str, Any] | None = None,

@@ -38,7 +38,7 @@ def read_json(path: str, wanted: Sequence[str] = (), backend_args: dict | None =
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no JSON, or lacks a key.
+        ValueError: If it is no JSON, no object, or lacks a key.
     """
     try:
         with get_local_path(path, backend_args=backend_args) as local, open(local, 'rb') as file:
@@ -47,6 +47,11 @@ def read_json(path: str, wanted: Sequence[str] = (), backend_args: dict | None =
         raise FileNotFoundError(f'there is no annotation file {path}') from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f'the annotation file {path} is no complete JSON: {error}') from error
+    if wanted and not isinstance(content, dict):
+        raise ValueError(
+            f'the annotation file {path} holds a {type(content).__name__}; '
+            f'wanted is an object with {", ".join(wanted)}'
+        )
     missing = [key for key in wanted if key not in content]
     if missing:
         raise ValueError(f'the annotation file {path} has no {missing}, only {sorted(content)}')

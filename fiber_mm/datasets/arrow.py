@@ -231,14 +231,22 @@ def _open_table(path: str) -> dict:
             f'{path} has no column {missing}, only {table.column_names}; a table of captions has '
             f'{", ".join(COLUMNS)}'
         )
-    types = table.schema
-    if not (pa.types.is_list(types.field('caption').type)
-            or pa.types.is_large_list(types.field('caption').type)):  # fmt: skip
+    columns = {name: table[name] for name in COLUMNS}
+    image, caption = columns['image'].type, columns['caption'].type
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
         raise ValueError(
-            f'{path}: column caption has the type {types.field("caption").type}, a list of texts '
-            'per image is wanted'
+            f'{path}: column image has the type {image}, the bytes of an image file are wanted'
         )
-    return {name: table[name] for name in COLUMNS}
+    listed = pa.types.is_list(caption) or pa.types.is_large_list(caption)
+    if listed and pa.types.is_null(caption.value_type):  # no image has a caption
+        columns['caption'] = columns['caption'].cast(pa.list_(pa.string()))
+    elif not listed or not (
+        pa.types.is_string(caption.value_type) or pa.types.is_large_string(caption.value_type)
+    ):
+        raise ValueError(
+            f'{path}: column caption has the type {caption}, a list of texts per image is wanted'
+        )
+    return columns
 
 
 def _pairs_of(

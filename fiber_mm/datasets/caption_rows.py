@@ -44,6 +44,7 @@ class CaptionRow(NamedTuple):
         captions: Those that can be used.
         image_id: As listed, or the image.
         faults: Where, reason and detail of what cannot be used.
+        doubled: Whether a row of another image, further up, has the same id.
     """
 
     where: str
@@ -51,6 +52,7 @@ class CaptionRow(NamedTuple):
     captions: list[str]
     image_id: str
     faults: list[tuple[str, str, str]]
+    doubled: bool = False
 
 
 @dataclass
@@ -74,23 +76,22 @@ def read_rows(path: str | Path) -> Iterator[CaptionRow]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is neither, cannot be read, or image or caption are missing; names the
-            line.
+        ValueError: if it is neither, cannot be read, or its first row has no image or no caption;
+            names the line.
     """
     path = str(path)
     if not osp.isfile(path):
         raise FileNotFoundError(f'there is no list of captions {path}')
     if osp.splitext(path)[1].lower() not in ('.jsonl', '.csv', '.tsv'):
         raise ValueError(f'a list of captions is a .jsonl, .csv or .tsv file, got {path}')
-    # 8 bytes for each, where the keys themselves would be a few hundred
-    hashes = np.fromiter((hash(_key(row)) for row in _neighbours(path)), np.int64)
-    hashes, counts = np.unique(hashes, return_counts=True)
-    coming = dict(zip(hashes[counts > 1].tolist(), counts[counts > 1].tolist()))
+    coming, doubled = _count(path)
     begun: dict[tuple[str, str], CaptionRow] = {}
     for row in _neighbours(path):
         key = _key(row)
         if key in begun:
             row = _joined(begun.pop(key), row)
+        elif hash(key) in doubled:
+            row = row._replace(doubled=True)
         coming_rows = coming.get(hash(key), 1) - 1
         if coming_rows:
             coming[hash(key)] = coming_rows
@@ -100,13 +101,45 @@ def read_rows(path: str | Path) -> Iterator[CaptionRow]:
     yield from begun.values()  # those whose hashes are the same by chance
 
 
+def _count(path: str) -> tuple[dict[int, int], set[int]]:
+    """How many rows the images have that have several, and which images come after another of
+    their id; by the hashes of their keys, which are 8 bytes where a key itself is some hundred.
+    """
+    hashes = np.fromiter(
+        ((hash(key), hash(key[1])) for key in map(_key, _neighbours(path))), np.dtype((np.int64, 2))
+    ).reshape(-1, 2)
+    images, counts = np.unique(hashes[:, 0], return_counts=True)
+    several = counts > 1
+    _, first, ids = np.unique(hashes[:, 1], return_index=True, return_inverse=True)
+    later = hashes[:, 0] != hashes[first[ids], 0]
+    coming = dict(zip(images[several].tolist(), counts[several].tolist()))
+    return coming, set(hashes[later, 0].tolist())
+
+
 def _neighbours(path: str) -> Iterator[CaptionRow]:
     """Rows of a list, neighbouring ones of the same image joined."""
     lines = read_json_lines(path) if path.lower().endswith('.jsonl') else _csv_lines(path)
-    for _, (first, *others) in itertools.groupby((_row(*line) for line in lines), _key):
+    for _, (first, *others) in itertools.groupby(_rows(lines), _key):
         for other in others:
             _joined(first, other)
         yield first
+
+
+def _rows(lines: Iterable[tuple[str, Any]]) -> Iterator[CaptionRow]:
+    """A row for each line. A list whose first row lacks a key is one of another kind."""
+    for number, (where, line) in enumerate(lines):
+        if not isinstance(line, dict):
+            raise ValueError(
+                f'{where} is no JSON object with image and caption, but {str(line)[:40]!r}'
+            )
+        missing = [key for key in ('image', 'caption') if key not in line]
+        if missing and number == 0:
+            there = sorted(key for key in line if key)
+            raise ValueError(
+                f'{where} has no {missing}, only {there}; a row has image and caption (in CSV, '
+                'the first line has the names of the columns)'
+            )
+        yield _row(where, line)
 
 
 def _key(row: CaptionRow) -> tuple[str, str]:
@@ -148,23 +181,13 @@ def _csv_lines(path: str) -> Iterator[tuple[str, dict]]:
             ) from error
 
 
-def _row(where: str, line: Any) -> CaptionRow:
-    if not isinstance(line, dict):
-        raise ValueError(
-            f'{where} is no JSON object with image and caption, but {str(line)[:40]!r}'
-        )
-    missing = [key for key in ('image', 'caption') if line.get(key) is None]
-    if missing:
-        there = sorted(key for key, value in line.items() if key and value is not None)
-        raise ValueError(
-            f'{where} has no {missing}, only {there}; a row has image and caption (in CSV, the '
-            'first line has the names of the columns)'
-        )
-    captions = line['caption'] if isinstance(line['caption'], list) else [line['caption']]
+def _row(where: str, line: dict) -> CaptionRow:
+    image, captions = line.get('image'), line.get('caption')
+    captions = captions if isinstance(captions, list) else [captions]
     image_id = line.get('image_id')
     if image_id in (None, ''):  # an empty field of a CSV file
-        image_id = line['image']
-    row = CaptionRow(where, line['image'], [], str(image_id), [])
+        image_id = where if image is None else image
+    row = CaptionRow(where, image, [], str(image_id), [])
     if line.get(None):  # where a CSV reader puts fields beyond the last column
         detail = (
             f'beyond the last column: {line[None]}; quote captions that contain commas (in TSV, '
@@ -212,15 +235,16 @@ def write_rows(
 
     def checked() -> Iterator[CaptionRow]:
         for row in rows:
-            if row.image_id in ids:
-                reject(row, DOUBLED, 'another image before it has this id')
+            if row.doubled or row.image_id in ids:
+                reject(row, DOUBLED, f'another image before it has this id; {_lost(row)}')
                 continue
             ids.add(row.image_id)
             if not is_utf8(row.image_id):
                 reject(row, NO_UTF8_ID, 'give the image another image_id')
                 continue
             if not isinstance(row.image, str):
-                reject(row, UNREADABLE, f'image is {row.image!r}, the name of a file is wanted')
+                detail = f'image is {row.image!r}, the name of a file is wanted; {_lost(row)}'
+                reject(row, UNREADABLE, detail)
                 continue
             for where, reason, detail in row.faults:
                 reject(row._replace(where=where), reason, detail)
@@ -243,6 +267,10 @@ def write_rows(
             bar.set_postfix(rejected=report.rejected.total(), refresh=False)
             bar.update()
     return report
+
+
+def _lost(row: CaptionRow) -> str:
+    return f'{len(row.captions) + len(row.faults)} captions go with it'
 
 
 def _in_order(

@@ -228,6 +228,21 @@ class FiberImageTextDataset(BaseDataset):
         return self.ann_file
 
 
+def check_objects(rows: Any, where: str) -> list[dict]:
+    """A list of JSON objects, empty for None.
+
+    Raises:
+        ValueError: for anything else; ``where`` says what it is.
+    """
+    rows = [] if rows is None else rows
+    if not isinstance(rows, list):
+        raise ValueError(f'{where}: a list of objects is wanted, got {str(rows)[:40]!r}')
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f'{where}[{number}]: an object is wanted, got {str(row)[:40]!r}')
+    return rows
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise a ValueError unless a setting is one of some words."""
     if value not in choices:
@@ -310,6 +325,7 @@ class FiberKarpathyDataset(FiberImageTextDataset):
     def load_images(self, checker: CaptionChecker) -> Iterator[dict]:
         """Read the annotation file."""
         images = read_json(self.ann_file, ('images',))['images']
+        images = check_objects(images, f'{self.ann_file}: images')
         there = Counter(image.get('split') for image in images)
         missing = [name for name in self.splits if not there[name]]
         if missing:
@@ -329,7 +345,10 @@ class FiberKarpathyDataset(FiberImageTextDataset):
             image_id = image.get('cocoid', image['imgid'])
             if not checker.new_image(image_id):
                 continue
-            sentences = [(s.get('sentid'), s.get('raw')) for s in image['sentences']]
+            sentences = check_objects(
+                image['sentences'], f'{self.ann_file}: images[{number}].sentences'
+            )
+            sentences = [(s.get('sentid'), s.get('raw')) for s in sentences]
             ids, texts = checker.captions(image_id, sentences)
             if texts:
                 path = osp.join(
@@ -361,21 +380,22 @@ class FiberVGCaptionDataset(FiberImageTextDataset):
 
     def load_images(self, checker: CaptionChecker) -> Iterator[dict]:
         """Read the annotation file."""
-        rows = read_json(self.ann_file)
-        if not isinstance(rows, list) or not all('regions' in row for row in rows):
+        rows = check_objects(read_json(self.ann_file), f'{self.ann_file}: rows')
+        if not all('regions' in row and _vg_id(row) is not None for row in rows):
             raise ValueError(
                 f"{self.ann_file} is no region_descriptions.json: a list of objects with 'id' and "
                 "'regions' is wanted"
             )
         places = self._places()
-        for row in rows:
-            image_id = row['id'] if 'id' in row else row['image_id']
+        for number, row in enumerate(rows):
+            image_id = _vg_id(row)
             if not checker.new_image(image_id):
                 continue
             if places is not None and image_id not in places:
                 checker.fault('captions without image', f'image {image_id} in {self.image_data}')
                 continue
-            regions = [(r.get('region_id'), r.get('phrase')) for r in row['regions']]
+            regions = check_objects(row['regions'], f'{self.ann_file}: rows[{number}].regions')
+            regions = [(r.get('region_id'), r.get('phrase')) for r in regions]
             ids, texts = checker.captions(image_id, regions)
             if texts:
                 name = f'{image_id}.jpg' if places is None else places[image_id]
@@ -385,10 +405,15 @@ class FiberVGCaptionDataset(FiberImageTextDataset):
     def _places(self) -> dict[Any, str] | None:
         if not self.image_data:
             return None
-        images = read_json(self.image_data)
-        return {
-            image['id'] if 'id' in image else image['image_id']: '/'.join(
-                image['url'].split('/')[-2:]
+        images = check_objects(read_json(self.image_data), f'{self.image_data}: rows')
+        if not all(_vg_id(image) is not None and 'url' in image for image in images):
+            raise ValueError(
+                f"{self.image_data} is no image_data.json: a list of objects with 'image_id' and "
+                "'url' is wanted"
             )
-            for image in images
-        }
+        return {_vg_id(image): '/'.join(image['url'].split('/')[-2:]) for image in images}
+
+
+def _vg_id(row: dict) -> Any:
+    """Older releases of Visual Genome call it ``id``."""
+    return row['id'] if 'id' in row else row.get('image_id')

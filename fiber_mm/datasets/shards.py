@@ -12,6 +12,7 @@ import glob
 import json
 import os.path as osp
 import random
+import sys
 import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,15 +130,14 @@ class FiberShardDataset(IterableDataset):
     # -- what loaders and loops ask for --
 
     def __len__(self) -> int:
-        """Pairs of a rank per epoch, if indices of the shards say how many there are."""
+        """No end: runners and hooks of mmengine ask, and PyTorch warns of a stream that goes on."""
+        return sys.maxsize
+
+    @property
+    def pairs_per_epoch(self) -> int | None:
+        """Pairs of a rank per epoch; None if the indices of the shards do not say how many."""
         pairs = [self.counts.get(shard, (0, None))[1] for shard in self.shards]
-        if None in pairs:
-            raise TypeError(
-                f'the number of pairs in {pairs.count(None)} shards is not known '
-                f'({self.shards[pairs.index(None)]}): train by iterations, or put an {INDEX} with '
-                'npairs beside them'
-            )
-        return sum(pairs) // self.world_size
+        return None if None in pairs else sum(pairs) // self.world_size
 
     @property
     def full_init(self) -> None:

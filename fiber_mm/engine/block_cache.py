@@ -39,8 +39,8 @@ class BlockCache:
             refused.
         spill_dir: Where the temporary folder is made; None: the system's place for such.
     Raises:
-        CacheError: if ``folder`` belongs to something else.
-        ValueError: for a negative budget.
+        CacheError: if ``folder`` belongs to something else, or ``spill_dir`` cannot be made.
+        ValueError: for a budget that is no number of bytes.
     """
 
     def __init__(
@@ -50,11 +50,16 @@ class BlockCache:
         identity: Mapping[str, str] | None = None,
         spill_dir: str | Path | None = None,
     ) -> None:
-        if memory_budget < 0:
-            raise ValueError(f'memory_budget is a number of bytes, got {memory_budget}')
+        if not isinstance(memory_budget, int) or memory_budget < 0:
+            raise ValueError(f'memory_budget is a number of bytes, got {memory_budget!r}')
         self.memory_budget = memory_budget
         self.folder = None if folder is None else Path(folder)
         self.spill_dir = spill_dir
+        if spill_dir is not None:
+            try:
+                Path(spill_dir).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CacheError(f'spill_dir {spill_dir} cannot be made: {error}') from error
         self.held = 0  # bytes in memory
         self.spilled = 0  # bytes that are on disk alone
         self._blocks: dict[tuple[str, int], dict[str, Any]] = {}

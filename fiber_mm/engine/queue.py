@@ -17,13 +17,21 @@ class FiberQueueHook(Hook):
     """Saves the queue of ``FiberPretrain(negatives='queue')`` beside the weights, for resuming.
 
     It is in the checkpoint under a key of its own, not among the weights: 8-bit pixels, token ids
-    and features, 1.7 GiB at 384 pixels and 4,096 places. Without the hook a resumed run begins
-    with an empty queue. All ranks hold the same queue, so one is saved.
+    and features, 1.7 GiB at 384 pixels and 4,096 places. All ranks hold the same queue, so one is
+    saved. ``FiberRunner`` adds the hook to the training of a model that has a queue.
+
+    Args:
+        save: False saves none: small checkpoints, and a resumed run begins with an empty queue.
     """
+
+    def __init__(self, save: bool = True) -> None:
+        self.save = save
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Add the queue."""
-        checkpoint[KEY] = self._queue(runner).state_dict()
+        queue = self._queue(runner)
+        if self.save:
+            checkpoint[KEY] = queue.state_dict()
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Take up the queue of the interrupted run."""
@@ -34,7 +42,7 @@ class FiberQueueHook(Hook):
             queue.load_state_dict(checkpoint[KEY])
         else:
             runner.logger.warning(
-                'the checkpoint was written without FiberQueueHook: the queue starts empty'
+                'the checkpoint has no queue of negatives (see FiberQueueHook): it starts empty'
             )
 
     @staticmethod

@@ -33,6 +33,7 @@ from .checkpoint import (
 from .config import check_config
 from .config_text import FormattedOnce
 from .device import leave_mps
+from .queue import FiberQueueHook
 from .stages import adapt_to_stage
 
 _SEEDED_SAMPLERS = ('FiberInfiniteSampler', 'FiberEpochSampler')
@@ -52,6 +53,7 @@ class FiberRunner(Runner):
       such as ``('alpha_',)`` for the gates.
     - Checkpoints are written atomically.
     - Data sets behind our samplers are seeded per sample.
+    - A queue of negatives is saved with the checkpoints, for resuming.
     - ``launcher='pytorch'`` works without a GPU (gloo).
     - On Apple machines everything runs on the CPU (:func:`~fiber_mm.engine.default_device`).
     - The config's text is formatted once, not for every checkpoint; a top-level key that looks like
@@ -71,6 +73,9 @@ class FiberRunner(Runner):
     def train(self) -> nn.Module:
         """Train; see mmengine."""
         self._trains = True
+        queued = getattr(unwrapped(self.model), 'queue', None) is not None
+        if queued and not any(isinstance(hook, FiberQueueHook) for hook in self.hooks):
+            self.register_hook(FiberQueueHook())
         return super().train()
 
     # -- checkpoints --

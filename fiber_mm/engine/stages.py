@@ -97,6 +97,21 @@ def resize_tables_on_load(
         )
 
 
+def refuse_fine_names(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A ``load_state_dict`` pre-hook of a coarse model, for ``init_cfg``.
+
+    Raises: ValueError: if the encoder is there by the names of a detector alone, so that mmengine
+        would pass over all of it with a warning.
+    """
+    own = prefix + _COARSE
+    if _prefix(state) == _FINE and not any(key.startswith(own) for key in state):
+        raise ValueError(
+            f'the checkpoint has the weights of an encoder as {_FINE}*, this model wants them as '
+            f'{own}*: start by load_from, which renames them, or by init_cfg with '
+            f"prefix='{_FINE.removesuffix(_COARSE)}'"
+        )
+
+
 def _prefix(keys: Mapping[str, Any]) -> str | None:
     """Where the encoder is among the keys of a model; None where there is none."""
     for prefix in (_FINE, _COARSE):

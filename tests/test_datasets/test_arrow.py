@@ -191,6 +191,21 @@ def test_missing_columns(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('columns', 'message'),
+    [
+        (dict(image=[1], caption=[['a']]), 'column image has the type int64, the bytes of an'),
+        (dict(image=['a.jpg'], caption=[['a']]), 'column image has the type string'),
+        (dict(image=[b'a'], caption=[[1]]), r'column caption has the type list<.*int64>'),
+        (dict(image=[b'a'], caption=[[]]), 'image without caption'),
+    ],
+)
+def test_columns_of_other_types(tmp_path, columns, message):
+    save(tmp_path / 'vg.arrow', image_id=['1'], **columns)
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, 'vg')
+
+
+@pytest.mark.parametrize(
     ('change', 'message', 'left'),
     [
         ({'image_id': ['1', '2', '2']}, 'row 2, image_id 2: doubled image id', 'ab'),

@@ -281,6 +281,33 @@ def test_concatenated_sets_weigh_by_their_captions(folder):
     assert both[4]['data_samples'].text == 'A dog.'
 
 
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ([{'image': 'a.jpg', 'caption': 'a'}], 'holds a list; wanted is an object with images'),
+        ({'images': ['a.jpg']}, r"images\[0\]: an object is wanted, got 'a.jpg'"),
+        ({'images': {'a': 1}}, 'images: a list of objects is wanted'),
+        (
+            {
+                'images': [
+                    dict(split='train', filename='a', imgid=1, sentences=['a dog']),
+                    IMAGES[3],
+                ]
+            },
+            r"images\[0\]\.sentences\[0\]: an object is wanted, got 'a dog'",
+        ),
+        (
+            {'images': [dict(split='train', filename='a', imgid=1, sentences=None), IMAGES[3]]},
+            'image 1: image without caption',
+        ),
+    ],
+)
+def test_another_kind_of_json(tmp_path, content, message):
+    (tmp_path / 'dataset_coco.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        FiberKarpathyDataset('dataset_coco.json', data_root=str(tmp_path))
+
+
 # --- Visual Genome ---
 
 REGIONS = [
@@ -317,7 +344,28 @@ def test_visual_genome(tmp_path):
     assert dataset.get_data_info(0)['img_path'].endswith('images/VG_100K_2/1.jpg')
 
 
+@pytest.mark.parametrize(
+    ('regions', 'images', 'message'),
+    [
+        ([1, 2], None, r'rows\[0\]: an object is wanted, got'),
+        ([dict(regions=[])], None, "no region_descriptions.json: a list of objects with 'id'"),
+        ([dict(id=1, regions=['a'])], None, r'rows\[0\]\.regions\[0\]: an object is wanted'),
+        (REGIONS, [dict(image_id=1)], "no image_data.json: .*'image_id' and 'url'"),
+        (REGIONS, {'1': 'a'}, 'image_data.json: rows: a list of objects is wanted'),
+    ],
+)
+def test_other_structures_than_those_of_visual_genome(tmp_path, regions, images, message):
+    (tmp_path / 'regions.json').write_text(json.dumps(regions))
+    (tmp_path / 'image_data.json').write_text(json.dumps(images))
+    with pytest.raises(ValueError, match=message):
+        FiberVGCaptionDataset(
+            ann_file='regions.json',
+            data_root=str(tmp_path),
+            image_data='image_data.json' if images else None,
+        )
+
+
 def test_other_file_than_region_descriptions(tmp_path):
     (tmp_path / 'a.json').write_text('{"images": []}')
-    with pytest.raises(ValueError, match='no region_descriptions'):
+    with pytest.raises(ValueError, match='a list of objects is wanted'):
         FiberVGCaptionDataset(ann_file=str(tmp_path / 'a.json'))

@@ -45,3 +45,9 @@ def test_a_checkpoint_without_a_queue():
 def test_a_model_without_a_queue():
     with pytest.raises(ValueError, match="negatives='queue'"):
         FiberQueueHook().before_save_checkpoint(runner(None), {})
+
+
+def test_a_queue_that_is_not_saved():
+    checkpoint = {}
+    FiberQueueHook(save=False).before_save_checkpoint(runner(filled()), checkpoint)
+    assert checkpoint == {}

@@ -127,11 +127,26 @@ def test_the_dual_encoder_keeps_no_trunks(config, tmp_path):
 
 def test_spilled_to_disk_equals_memory(config, tmp_path):
     wanted = toy.evaluate(config)
-    (tmp_path / 'spill').mkdir()
     for budget in (0, 20_000):
         config.test_cfg.update(memory_budget=budget, spill_dir=str(tmp_path / 'spill'))
         assert toy.evaluate(config) == wanted
     assert not list((tmp_path / 'spill').iterdir()), 'what was temporary is removed'
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(memory_budget='8GB'), "memory_budget is a number of bytes, got '8GB'"),
+        (dict(spill_dir='a_file/below'), 'spill_dir .*a_file/below cannot be made'),
+    ],
+)
+def test_settings_of_the_cache_are_checked_at_once(config, tmp_path, settings, message):
+    (tmp_path / 'a_file').touch()
+    if 'spill_dir' in settings:
+        settings = dict(spill_dir=str(tmp_path / settings['spill_dir']))
+    config.test_cfg.update(settings)
+    with pytest.raises((ValueError, CacheError), match=message):
+        toy.evaluate(config)
 
 
 def test_a_kept_cache_is_used_and_another_model_refused(config, tmp_path, monkeypatch):

@@ -104,6 +104,14 @@ def test_init_cfg(tmp_path, prefix):
         assert torch.equal(own[key], value), key
 
 
+def test_init_cfg_that_would_pass_over_the_whole_encoder(tmp_path):
+    torch.save(dict(state_dict=fine_model().state_dict()), tmp_path / 'start.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'start.pth'))
+    model = MODELS.build(dict(PRETRAIN, init_cfg=init_cfg))
+    with pytest.raises(ValueError, match=r"by load_from.* or by init_cfg with prefix='backbone"):
+        model.init_weights()
+
+
 def test_a_checkpoint_of_which_nothing_fits_is_refused():
     with pytest.raises(CheckpointError, match='none of the 1 weights of a.pth fits'):
         what_fits(coarse_model(), dict(state_dict=dict(other=torch.zeros(1))), 'a.pth')

@@ -52,7 +52,6 @@ def test_killed_pretraining_ends_with_the_same_weights(config, tmp_path, negativ
     config.model.negatives = negatives
     if negatives == 'queue':
         config.model.queue = dict(size=10)
-        config.custom_hooks = [dict(type='FiberQueueHook')]
     file = tmp_path / 'nano.py'
     config.dump(file)
     train(file, tmp_path / 'whole')

@@ -80,9 +80,23 @@ def test_index_and_search(tmp_path, shapes_root, index, capsys, monkeypatch):  #
     assert problems.pop(hits[1].path) == 'missing'
     assert set(problems.values()) == {None}
     assert (tmp_path / 's.png').is_file()
+    (tmp_path / 'taken').touch()
+    with pytest.raises(SystemExit, match='error: the picture .*s.png cannot be written'):
+        tool('search_images', 'a red circle', *search, '--sheet', tmp_path / 'taken' / 's.png')
+    assert hits[0].path in capsys.readouterr().out, 'what was found is printed even so'
+    with pytest.raises(SystemExit):
+        tool('search_images', 'a red circle', *search, '--sheet', 'picture')
+    assert "'' is no kind of picture" in capsys.readouterr().err
     hits = tool('search_images', '--image', hits[0].file, *search, '--sheet', '', '-k', 1)
     assert hits[0].similarity == pytest.approx(1, abs=1e-5)
     assert 'picture' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('option', ['--size', '--batch-size'])
+def test_numbers_below_one(tmp_path, option, capsys):
+    with pytest.raises(SystemExit):
+        tool('index_images', tmp_path, option, 0)
+    assert f'{option} must be at least 1, got 0' in capsys.readouterr().err
 
 
 def test_skipped_images_are_listed(tmp_path, index, shapes_root, given, capsys):  # noqa: F811

@@ -62,7 +62,7 @@ class FiberHeatmapModel(BaseModel):
         self,
         model: Mapping[str, Any] | nn.Module,
         method: str = 'attention',
-        blocks: str | Sequence[int] = 'last',
+        blocks: str | int | Sequence[int] = 'last',
         direction: str = 'both',
         skip_faulty_phrases: bool = False,
     ) -> None:
@@ -239,11 +239,12 @@ class FiberHeatmapModel(BaseModel):
         return self.tokenize(sample.text, sample.get('tokens_positive'), where)
 
 
-def _block_indices(blocks: str | Sequence[int], count: int) -> tuple[int, ...]:
+def _block_indices(blocks: str | int | Sequence[int], count: int) -> tuple[int, ...]:
     """Indices in [0, count), in order, each once.
 
     Raises: ValueError: for others than count allows, and none at all.
     """
+    blocks = (blocks,) if isinstance(blocks, int) else blocks
     if isinstance(blocks, str):
         if blocks not in ('last', 'all'):
             raise ValueError(f"blocks are 'last', 'all' or indices, got {blocks!r}")

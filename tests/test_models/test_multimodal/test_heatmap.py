@@ -189,6 +189,7 @@ def test_settings(model, config):
             FiberHeatmapModel(model, **faulty)
     assert FiberHeatmapModel(model).blocks == (2,)
     assert FiberHeatmapModel(model, blocks=[-1, 0, 2]).blocks == (0, 2)
+    assert FiberHeatmapModel(model, blocks=1).blocks == (1,)
     with pytest.raises(TypeError, match='Linear has no FIBER encoder'):
         FiberHeatmapModel(torch.nn.Linear(2, 2))
     for losses in (('itc',), ('mlm',)):
