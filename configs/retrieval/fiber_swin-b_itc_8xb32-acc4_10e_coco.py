@@ -24,7 +24,6 @@ model = dict(
     swin=dict(window_size=image_size // 32),
     with_cp=True,
 )
-custom_hooks = [dict(type='FiberQueueHook')]
 
 # The second step of both pipelines makes the square.
 train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline

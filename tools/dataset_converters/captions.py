@@ -7,9 +7,10 @@ marks around fields. In CSV, captions that contain commas are quoted. image_id i
 Rows with the same image and image_id are one image, wherever they are. Without image_id the name of
 the image is its id; of different images with one id, the first is taken.
 
-What is rejected (unreadable image, empty caption, caption or id that is no UTF-8, more fields than
-columns, duplicate id) is counted, and listed with line and reason in OUT/NAME.rejected.jsonl. Files
-appear when all rows are converted; what --overwrite replaces stays until then.
+What is rejected (unreadable image, no image, no or an empty caption, caption or id that is no UTF-8,
+more fields than columns, duplicate id) is counted, and listed with line and reason in
+OUT/NAME.rejected.jsonl. Files appear when all rows are converted; what --overwrite replaces stays
+until then.
 
 Example:
     python tools/dataset_converters/captions.py captions.jsonl images/ data/arrow --to arrow --name sbu_0

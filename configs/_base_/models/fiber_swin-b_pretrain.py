@@ -1,8 +1,7 @@
 # FIBER-Base for pre-training at 384 px: contrast, matching with hard negatives, MLM.
 #
 # Negatives come from the batch of all ranks. The original's semantics, a queue of 4,096 past
-# samples whose unfilled places are noise: negatives='queue', queue=dict(size=4096, noise=True),
-# and FiberQueueHook among the hooks, so that a resumed run goes on with its queue.
+# samples whose unfilled places are noise: negatives='queue', queue=dict(size=4096, noise=True).
 _base_ = './fiber_swin-b_coarse.py'
 model = dict(
     type='FiberPretrain',
