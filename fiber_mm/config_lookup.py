@@ -37,13 +37,13 @@ def get_config_path(name: str) -> Path:
     """Path of a config that comes with the package.
 
     Args:
-        name: Path below the folder of configs, with or without '.py'; the file's name alone is
-            enough where it is unique.
+        name: Path below the folder of configs, with or without 'configs/' and '.py'; the file's
+            name alone is enough where it is unique.
 
     Raises:
         FileNotFoundError: If there is no such config; the message lists close matches.
     """
-    wanted = name.removesuffix('.py')
+    wanted = name.removeprefix('configs/').removesuffix('.py')
     names = config_names()
     matches = [n for n in names if n == wanted] or [
         n for n in names if n.rpartition('/')[2] == wanted

@@ -37,12 +37,16 @@ class _Batched:
             )
         )
 
+    def __getitem__(self, index: Any) -> Any:
+        """See :meth:`select`; fields have names, and come in their order by iteration."""
+        return self.select(index)
+
     def select(self, index: Any) -> Any:
-        """The samples chosen by ``index``: an int (kept as a batch of one), slice or tensor."""
+        """The samples chosen: by an int (kept as a batch of one), a slice, a list or a tensor."""
         if getattr(index, 'ndim', None) == 0:  # a number of NumPy's or a tensor with one
             index = operator.index(index)
         if isinstance(index, int):
-            size = len(self[0])
+            size = len(next(iter(self)))
             if not -size <= index < size:
                 raise IndexError(f'sample {index} of a trunk that holds {size}')
             index = slice(index % size, index % size + 1)
@@ -50,7 +54,7 @@ class _Batched:
 
     def repeat(self, times: int) -> Any:
         """Every sample ``times`` times in a row: a, a, b, b; a batch of one is not copied."""
-        if len(self[0]) == 1:
+        if len(next(iter(self))) == 1:
             return self.map(lambda t: t.expand(times, *t.shape[1:]))
         return self.map(lambda t: t.repeat_interleave(times, dim=0))
 

@@ -33,7 +33,7 @@ def test_gives_a_config(folder):
     assert config.name == 'grounding/fiber_swin-b'
 
 
-@pytest.mark.parametrize('name', ['vqa/fiber_vqa', 'vqa/fiber_vqa.py', 'fiber_vqa'])
+@pytest.mark.parametrize('name', ['vqa/fiber_vqa', 'configs/vqa/fiber_vqa.py', 'fiber_vqa'])
 def test_spellings(folder, name):
     assert config_lookup.get_config_path(name) == folder / 'vqa' / 'fiber_vqa.py'
 

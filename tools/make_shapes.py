@@ -16,16 +16,16 @@ from fiber_mm.shapes import contact_sheet, generate_shapes
 from fiber_mm.shapes.caption_files import FORMATS
 
 
-def parse_splits(text: str) -> dict[str, int]:
-    """'train=2000,val=500' -> {'train': 2000, 'val': 500}."""
+def parse_splits(text: str, images: int) -> dict[str, int]:
+    """'train=2000,val' -> {'train': 2000, 'val': images}."""
     splits: dict[str, int] = {}
     for part in text.split(','):
         name, equals, count = part.strip().partition('=')
-        if not equals or not count.isdigit():
+        if not name or (equals and not count.isdigit()):
             raise argparse.ArgumentTypeError(f'{part!r}: want NAME=NUMBER, such as train=2000')
         if name in splits:
             raise argparse.ArgumentTypeError(f'split {name!r} is given twice')
-        splits[name] = int(count)
+        splits[name] = int(count) if equals else images
     return splits
 
 
@@ -40,9 +40,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--split',
-        type=parse_splits,
-        metavar='NAME=N,...',
-        help='numbers by split, instead of --images',
+        nargs='+',
+        metavar='NAME=N',
+        help='splits and their numbers, set apart by commas or spaces; a NAME alone has --images',
     )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--image-size', type=int, default=256, help='pixels (default: 256)')
@@ -58,7 +58,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--overwrite', action='store_true', help='replace a Shapes folder that is there'
     )
     parser.add_argument('--preview', action='store_true', help='draw OUT/preview.png')
-    return parser.parse_args(argv)  # fmt: skip
+    args = parser.parse_args(argv)
+    if args.split:
+        try:
+            args.split = parse_splits(','.join(args.split), args.images)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f'argument --split: {error}')
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

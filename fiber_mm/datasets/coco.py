@@ -89,6 +89,12 @@ class FiberCocoDataset(BaseDetDataset):
     def _set_classes(self, categories: list[dict]) -> None:
         categories = [c for c in categories if c['name'] not in self.skip_categories]
         names = [category['name'] for category in categories]
+        faulty = [name for name, number in Counter(names).items() if number > 1 or not name.strip()]
+        if faulty:
+            raise ValueError(
+                f'{self.ann_file}: category names must be there once each, and not empty; faulty: '
+                f'{faulty[:20]}. Rename or join these categories'
+            )
         wanted = self._metainfo.get('classes')
         if wanted is not None:
             unknown = [name for name in wanted if name not in names]

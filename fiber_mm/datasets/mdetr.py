@@ -56,7 +56,10 @@ class FiberMDETRDataset(BaseDetDataset):
             )
         content = read_json(self.ann_file, ('images', 'annotations'), self.backend_args)
         images, annotations = group_annotations(
-            content, self.ann_file, ('id', 'file_name', 'height', 'width')
+            content,
+            self.ann_file,
+            ('id', 'file_name', 'height', 'width'),
+            ('image_id', 'bbox', 'tokens_positive'),
         )
         left_out = LeftOut()
         samples = []

@@ -14,6 +14,7 @@ from .annotations import (
     LeftOut,
     box_fault,
     check_box,
+    check_fields,
     check_filter,
     has_valid_box,
     log_counts,
@@ -96,7 +97,9 @@ class FiberODVGDataset(BaseDetDataset):
         if self.classes is None:
             raise ValueError(f'{where} is a detection sample: give a label_map_file')
         instances = []
-        for number, obj in enumerate(row['detection'].get('instances', [])):
+        objects = row['detection'].get('instances', [])
+        check_fields(objects, ('bbox', 'label'), 'instance', where)
+        for number, obj in enumerate(objects):
             label = int(obj['label'])
             if not 0 <= label < len(self.classes):
                 raise ValueError(
@@ -109,7 +112,10 @@ class FiberODVGDataset(BaseDetDataset):
 
     def _parse_grounding(self, row: dict, where: str, left_out: LeftOut) -> dict:
         instances, spans = [], []
-        for number, region in enumerate(row['grounding']['regions']):
+        check_fields([row['grounding']], ('caption', 'regions'), 'grounding', where)
+        regions = row['grounding']['regions']
+        check_fields(regions, ('bbox', 'tokens_positive'), 'region', where)
+        for number, region in enumerate(regions):
             boxes = region['bbox']
             if not boxes or not isinstance(boxes[0], (list, tuple)):
                 boxes = [boxes]

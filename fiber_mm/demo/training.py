@@ -91,7 +91,7 @@ def keep_config(cfg: Config, settings: DemoSettings, path: Path) -> None:
     source = Path(cfg.model.data_preprocessor.tokenizer)
     shutil.copytree(source, settings.tokenizer, dirs_exist_ok=True)
     kept = _as_kept(cfg)
-    kept.model.data_preprocessor.tokenizer = str(settings.tokenizer)
+    kept.model.data_preprocessor.tokenizer = f'{{{{ fileDirname }}}}/{settings.tokenizer.name}'
     kept.dump(str(path))
 
 

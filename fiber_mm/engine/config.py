@@ -32,6 +32,13 @@ _OTHER_KEYS = (
 )
 
 
+_ENV_KEYS = ('cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit')
+_HOOKS = (
+    'checkpoint', 'logger', 'param_scheduler', 'runtime_info', 'sampler_seed', 'timer',
+    'visualization',
+)  # fmt: skip
+
+
 class ConfigError(ValueError):
     """A config that cannot mean what it says; the message names the key."""
 
@@ -51,16 +58,26 @@ def check_config(cfg: dict) -> None:
     Raises:
         ConfigError: names the key and the known one.
     """
-    known = known_keys()
+    _check_keys(cfg, known_keys(), 'top-level key ')
+    sections = {key: cfg.get(key) for key in ('env_cfg', 'default_hooks')}
+    sections = {key: value if isinstance(value, dict) else {} for key, value in sections.items()}
+    _check_keys(sections['env_cfg'], _ENV_KEYS, 'key env_cfg.')
+    for name, hook in sections['default_hooks'].items():
+        if isinstance(hook, dict) and 'type' not in hook:
+            near = difflib.get_close_matches(name, _HOOKS, n=1)
+            hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(_HOOKS)}'
+            raise ConfigError(f'config: default_hooks.{name} has no type; {hint}')
+
+
+def _check_keys(cfg: dict, known: Iterable[str], what: str) -> None:
     for key in cfg:
         if key in known:
             continue
         for candidate in known:
             limit = 2 if min(len(key), len(candidate)) >= 9 else 1
             if _edit_distance(key, candidate) <= limit:
-                raise ConfigError(
-                    f'config: unknown top-level key {key!r}; did you mean {candidate!r}?'
-                )
+                name = repr(key) if what.endswith(' ') else key
+                raise ConfigError(f'config: unknown {what}{name}; did you mean {candidate!r}?')
 
 
 def explain_build_error(error: BaseException) -> str | None:

@@ -97,18 +97,39 @@ def resize_tables_on_load(
         )
 
 
-def refuse_fine_names(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """A ``load_state_dict`` pre-hook of a coarse model, for ``init_cfg``.
+def refuse_foreign(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A ``load_state_dict`` pre-hook of what is started by ``init_cfg``.
 
-    Raises: ValueError: if the encoder is there by the names of a detector alone, so that mmengine
-        would pass over all of it with a warning.
+    mmengine takes what fits and warns of the rest. Keys may be new or left over, since the stages
+    differ in some; but an encoder that starts from nothing, or a tensor of another shape, is not
+    what was asked for. Parts of a larger model are left to it (``FiberRunner``, ``FiberGrounder``).
+
+    Raises: ValueError: if nothing of the encoder is there, or weights have other shapes.
     """
-    own = prefix + _COARSE
-    if _prefix(state) == _FINE and not any(key.startswith(own) for key in state):
+    if prefix or not state:
+        return
+    own = model.state_dict()
+    if not any(key in own and key.startswith(_COARSE) for key in state):
+        hint = 'is it converted (tools/convert_checkpoint.py)?'
+        if _prefix(state) == _FINE:
+            hint = (
+                'it is a detector: start by load_from, which renames its keys, or by init_cfg with '
+                f"prefix='{_FINE.removesuffix(_COARSE)}'"
+            )
         raise ValueError(
-            f'the checkpoint has the weights of an encoder as {_FINE}*, this model wants them as '
-            f'{own}*: start by load_from, which renames them, or by init_cfg with '
-            f"prefix='{_FINE.removesuffix(_COARSE)}'"
+            f'the checkpoint has no weights of an encoder as {type(model).__name__} wants them '
+            f'({_COARSE}image.* ...), but {", ".join(list(state)[:3])} ...; {hint}'
+        )
+    other = [
+        f'{key}: {tuple(value.shape)}, wanted {tuple(own[key].shape)}'
+        for key, value in state.items()
+        if key in own and not key.endswith(_TABLE) and value.shape != own[key].shape
+    ]
+    if other:
+        raise ValueError(
+            f'{len(other)} weights of the checkpoint have other shapes than those of '
+            f'{type(model).__name__}: {"; ".join(other[:3])}: give the settings that it was '
+            'trained with'
         )
 
 

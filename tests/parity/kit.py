@@ -74,7 +74,7 @@ class Golden:
         if self.kind.startswith('coarse'):
             name = f'coarse_{self.meta["manifest"]}'
         else:
-            name = 'fine_refexp' if self.kind == 'fine_refexp' else 'fine'
+            name = 'fine_refexp' if 'refexp' in self.name.split('_') else 'fine'
         return self.path.parent / f'manifest_{name}.json'
 
     def sample(self, name: str) -> tuple[np.ndarray, tuple[slice, ...], float, float]:

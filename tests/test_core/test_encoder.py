@@ -137,6 +137,22 @@ def test_one_image_trunk_serves_many_texts():
             torch.testing.assert_close(a[i : i + 1], b, rtol=1e-5, atol=1e-5)
 
 
+def test_trunks_are_indexed_by_sample():
+    encoder = tiny_encoder()
+    images, ids, mask = tiny_batch()
+    for trunk in (encoder.image_trunk(images), encoder.text_trunk(ids, mask)):
+        size = len(trunk.tokens)
+        assert torch.equal(trunk[1].tokens, trunk.tokens[1:2])
+        assert type(trunk[-1]) is type(trunk)
+        for index in ([1, 0], torch.tensor([1, 0]), slice(None, None)):
+            assert torch.equal(trunk[index].tokens, trunk.tokens[index])
+        with pytest.raises(IndexError, match=f'sample {size} of a trunk that holds {size}'):
+            trunk[size]
+        first, _ = trunk  # the fields, in their order
+        assert first is trunk.tokens
+        assert type(trunk._replace(tokens=first)) is type(trunk)
+
+
 def test_trunks_survive_a_file():
     encoder = tiny_encoder()
     images, ids, mask = tiny_batch()

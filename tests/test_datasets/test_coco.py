@@ -65,6 +65,14 @@ def test_part_of_the_classes(tmp_path):
         make(path, metainfo={'classes': ('cow',)})
 
 
+@pytest.mark.parametrize('names', [('cat', 'cat'), ('cat', ' ')])
+def test_category_names_are_there_once_and_not_empty(tmp_path, names):
+    categories = [{'id': i, 'name': name} for i, name in enumerate(names)]
+    path = write(tmp_path / 'a.json', [], categories)
+    with pytest.raises(ValueError, match=rf'a\.json: category names .*faulty: \[{names[1]!r}\]'):
+        make(path)
+
+
 def test_background_is_no_class(tmp_path):
     path = write(
         tmp_path / 'a.json', [], [{'id': 0, 'name': '__background__'}, {'id': 1, 'name': 'cat'}]

@@ -105,6 +105,10 @@ def test_faulty_files(tmp_path):
     (tmp_path / 'b.json').write_text(json.dumps(content))
     with pytest.raises(ValueError, match='image 1 has no caption'):
         make(str(tmp_path / 'b.json'))
+    content['annotations'] = [{'image_id': 1, 'bbox': [0, 0, 1, 1]}]
+    (tmp_path / 'b.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='annotation number 0 .* has no tokens_positive'):
+        make(str(tmp_path / 'b.json'))
 
 
 @pytest.mark.parametrize(

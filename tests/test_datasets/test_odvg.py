@@ -69,6 +69,15 @@ def test_faulty_files(tmp_path):
     faulty = {**OD, 'detection': {'instances': [{'bbox': [1, 2, 3, 4], 'label': 7}]}}
     with pytest.raises(ValueError, match='has the label 7, the label map has 2 classes'):
         make(tmp_path, faulty)
+    with pytest.raises(ValueError, match=r'a\.jsonl:1: instance number 0 .* has no label'):
+        make(tmp_path, {**OD, 'detection': {'instances': [{'bbox': [1, 2, 3, 4]}]}})
+    for key in ('caption', 'regions'):
+        grounding = {k: v for k, v in VG['grounding'].items() if k != key}
+        with pytest.raises(ValueError, match=f'grounding number 0 .* has no {key}, only'):
+            make(tmp_path, {**VG, 'grounding': grounding})
+    grounding = {**VG['grounding'], 'regions': [{'bbox': [1, 2, 3, 4]}]}
+    with pytest.raises(ValueError, match='region number 0 .* has no tokens_positive'):
+        make(tmp_path, {**VG, 'grounding': grounding})
     with pytest.raises(ValueError, match='without gaps'):
         make(tmp_path, OD, label_map={'1': 'cat'})
 

@@ -37,6 +37,19 @@ def test_checkpoint_hook_knows_its_keys():
     assert 'did you mean' in explain_build_error(error.value)
 
 
+@pytest.mark.parametrize(
+    ('section', 'message'),
+    [
+        (dict(env_cfg=dict(cudnn_benchmrk=True)), "env_cfg.cudnn_benchmrk; .*'cudnn_benchmark'"),
+        (dict(default_hooks=dict(chekpoint=dict(interval=1))), "chekpoint has no type; .*'checkp"),
+        (dict(default_hooks=dict(mine=dict(interval=1))), 'mine has no type; known are checkpoint'),
+    ],
+)
+def test_mistyped_keys_of_sections(section, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(section)
+
+
 def test_helper_variables_are_allowed():
     names = ('data_root', 'dataset_type', 'base_lr', 'img_scale', 'backend_args', 'max_iters',
              'test_pipeline', 'lang_model_name', 'classes', 'num_classes', 'prompt')  # fmt: skip

@@ -1,5 +1,7 @@
 """A checkpoint of one stage starts a model of the other."""
 
+import re
+
 import pytest
 import torch
 from test_models.test_detectors.toy import CONFIG, merge, shake
@@ -105,10 +107,29 @@ def test_init_cfg(tmp_path, prefix):
 
 
 def test_init_cfg_that_would_pass_over_the_whole_encoder(tmp_path):
-    torch.save(dict(state_dict=fine_model().state_dict()), tmp_path / 'start.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'start.pth'))
-    model = MODELS.build(dict(PRETRAIN, init_cfg=init_cfg))
-    with pytest.raises(ValueError, match=r"by load_from.* or by init_cfg with prefix='backbone"):
+    models = [
+        MODELS.build(dict(PRETRAIN, init_cfg=init_cfg)),
+        MODELS.build(dict(type='FiberBackbone', **FINE, init_cfg=init_cfg)),
+    ]
+    fine = fine_model().state_dict()
+    for model in models:
+        torch.save(dict(state_dict=fine), tmp_path / 'start.pth')
+        with pytest.raises(ValueError, match=r"by load_from.* by init_cfg with prefix='back"):
+            model.init_weights()
+        torch.save(dict(model=fine), tmp_path / 'start.pth')  # not converted
+        model._is_init = False
+        with pytest.raises(ValueError, match=r'no weights of an encoder.* but model .*is it conv'):
+            model.init_weights()
+
+
+def test_init_cfg_with_other_shapes(tmp_path):
+    state = coarse_model().state_dict()
+    key = next(key for key in state if key.endswith('mlp.fc1.weight') or 'fc1.weight' in key)
+    torch.save(dict(state_dict={**state, key: state[key][:-1]}), tmp_path / 'start.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'start.pth'))
+    model = MODELS.build(dict(type='FiberBackbone', **FINE, init_cfg=init_cfg))
+    with pytest.raises(ValueError, match=f'1 weights .*{re.escape(key)}: .*, wanted'):
         model.init_weights()
 
 

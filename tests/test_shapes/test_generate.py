@@ -159,7 +159,13 @@ def test_command(tmp_path, capsys):
     assert read_meta(tmp_path / 'data')['splits'] == {'train': 4, 'val': 1}
 
 
-@pytest.mark.parametrize('text', ['train', 'train=', 'train=-3', 'train=2,train=3'])
+@pytest.mark.parametrize('given', [['train=3,val'], ['train=3', 'val']])
+def test_a_split_without_a_number_has_as_many_images_as_said(given):
+    args = load_tool('make_shapes').parse_args(['out', '--images', '6', '--split', *given])
+    assert args.split == {'train': 3, 'val': 6}
+
+
+@pytest.mark.parametrize('text', ['train=', 'train=-3', 'train=2,train=3', 'train,train=3'])
 def test_mistyped_splits_are_refused(text, capsys):
     with pytest.raises(SystemExit):
         load_tool('make_shapes').parse_args(['out', '--split', text])

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from fiber_mm.core import FiberCfg, FiberEncoder, FusionCfg, RobertaCfg, SwinCfg
-from fiber_mm.engine.stages import resize_tables_on_load
+from fiber_mm.engine.stages import refuse_foreign, resize_tables_on_load
 from fiber_mm.registry import MODELS
 from fiber_mm.structures import FusedFeatures, ImageTrunk, TextTrunk
 
@@ -78,6 +78,7 @@ class FiberBackbone(BaseModule):
         super().__init__(init_cfg=init_cfg)
         self.encoder = build_encoder(swin, roberta, fusion, with_cp)
         self.encoder.register_load_state_dict_pre_hook(resize_tables_on_load)
+        self.register_load_state_dict_pre_hook(refuse_foreign)
         stages = len(self.encoder.cfg.swin.depths)
         if not out_indices or any(not 0 <= i < stages for i in out_indices):
             raise ValueError(f'out_indices must name stages in 0..{stages - 1}, got {out_indices}')

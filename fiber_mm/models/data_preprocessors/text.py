@@ -219,7 +219,8 @@ def load_local_tokenizer(source: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(source, local_files_only=True, use_fast=True)
-    except (OSError, ValueError, KeyError) as error:
+    # ImportError: files that are not there would have been converted by other libraries.
+    except (OSError, ValueError, KeyError, ImportError) as error:
         if os.path.isdir(source):
             raise ValueError(
                 f'the folder {source!r} holds no tokenizer that can be read ({error}); wanted a '
@@ -414,8 +415,16 @@ def positive_map_of(sample: Any, prompt: TokenizedPrompt) -> Tensor:
         (G, T) bool.
 
     Raises:
-        ValueError: If a label is none of the prompt's.
+        ValueError: If a label is none of the prompt's, or a box is not finite.
     """
+    boxes = sample.gt_instances.get('bboxes')
+    boxes = getattr(boxes, 'tensor', boxes)  # mmdet's box types
+    if boxes is not None and boxes.device.type == 'cpu' and not boxes.isfinite().all():
+        row = int((~boxes.isfinite()).any(1).nonzero()[0, 0])
+        raise ValueError(
+            f'{_image_of(sample)}: ground-truth box {row} is {boxes[row].tolist()}, four finite '
+            'numbers are wanted; correct the annotation'
+        )
     row_of = {label: row for row, label in enumerate(prompt.labels.tolist())}
     labels = sample.gt_instances.labels.tolist()
     missing = sorted({label for label in labels if label not in row_of})

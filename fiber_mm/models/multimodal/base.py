@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from fiber_mm.engine.stages import refuse_fine_names, resize_tables_on_load
+from fiber_mm.engine.stages import refuse_foreign, resize_tables_on_load
 from fiber_mm.models.backbones.fiber_backbone import build_encoder
 from fiber_mm.models.multimodal.heads import ITMHead, MLMHead, Pooler, init_head
 from fiber_mm.registry import MODELS
@@ -91,7 +91,7 @@ class FiberMultimodal(BaseModel):
             raise ValueError(f'unknown parts {sorted(unknown)}; there are {PARTS}')
         self.encoder = build_encoder(swin, roberta or {}, fusion, with_cp)
         self.encoder.register_load_state_dict_pre_hook(resize_tables_on_load)
-        self.register_load_state_dict_pre_hook(refuse_fine_names)
+        self.register_load_state_dict_pre_hook(refuse_foreign)
         cfg = self.encoder.cfg
         text_dim = cfg.roberta.hidden_size
         image_dim = cfg.swin.width(len(cfg.swin.depths) - 1)

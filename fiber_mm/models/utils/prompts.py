@@ -4,6 +4,7 @@ Pure functions; the ones that count tokens take the tokenizer as an argument.
 """
 
 import re
+import string
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -280,7 +281,7 @@ def caption_prompt(
     """
     if not isinstance(caption, str):
         raise TypeError(f'a caption must be a string, got {type(caption).__name__}')
-    if not caption.strip():
+    if not caption.strip(string.punctuation + string.whitespace + '\0'):
         raise ValueError(f'the prompt is empty: {caption!r}; give a caption or class names')
     whole = (0, len(caption))
 

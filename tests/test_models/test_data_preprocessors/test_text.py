@@ -113,6 +113,14 @@ def test_long_captions(tokenizer_dir):
     assert tokens_of(tokenizer, tokens, 0) == 'red'
 
 
+def test_a_folder_without_a_tokenizer(tmp_path):
+    with pytest.raises(ValueError, match='holds no tokenizer that can be read'):
+        PromptTokenizer(str(tmp_path)).count_tokens('a')
+    (tmp_path / 'config.json').write_text('{"model_type": "roberta"}')
+    with pytest.raises(ValueError, match='holds no tokenizer that can be read'):
+        PromptTokenizer(str(tmp_path)).count_tokens('a')
+
+
 def test_missing_tokenizer(tmp_path):
     tokenizer = PromptTokenizer('no-such-org/no-such-tokenizer')  # nothing is loaded yet
     with pytest.raises(FileNotFoundError, match='nothing is downloaded'):
@@ -233,6 +241,7 @@ def test_long_class_lists_are_chunked(tokenizer_dir):
     [
         ({}, KeyError, "some/image.jpg has no 'text'.*FiberPrompt"),
         ({'text': ''}, ValueError, 'some/image.jpg: the prompt is empty'),
+        ({'text': '.'}, ValueError, 'some/image.jpg: the prompt is empty'),
         ({'text': []}, ValueError, 'some/image.jpg: the prompt is empty'),
         ({'text': ['cat', '']}, ValueError, "class name '' is empty"),
         ({'text': ['cat', 'cat']}, ValueError, "'cat'.*is the same as"),
@@ -249,6 +258,11 @@ def test_faulty_training_samples(preprocessor):
         preprocessor(make_batch(make_sample([3], text='a cat', tokens_positive=[[[2, 5]]])), True)
     with pytest.raises(ValueError, match=r'image.jpg: span .* outside the caption'):
         preprocessor(make_batch(make_sample([0], text='a cat', tokens_positive=[[[2, 9]]])), True)
+    for box in ([5, 5, float('nan'), 9], [5, 5, float('inf'), 9]):
+        sample = make_sample([0], text='a cat', tokens_positive=[[[2, 5]]])
+        sample.gt_instances.bboxes = torch.tensor([box])
+        with pytest.raises(ValueError, match=r'image.jpg: ground-truth box 0 is \[5.0, 5.0'):
+            preprocessor(make_batch(sample), True)
     with pytest.raises(ValueError, match="needs 'tokens_positive'"):
         preprocessor(make_batch(make_sample([0], text='a cat')), True)
 
