@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from demo_fixture import tiny_settings
+from mmengine.config import Config
 
 from fiber_mm.demo.coarse import coarse_config, train_coarse
 from fiber_mm.demo.settings import TARGETS, DemoSettings, StepRecord
@@ -50,6 +51,8 @@ def test_another_training_is_no_resumption(tmp_path):
     again = dataclasses.replace(settings, work_dir=moved)
     settings.model_config.rename(again.model_config)
     check_same_training(again, training_config(again))
+    kept = Config.fromfile(again.model_config)
+    assert kept.model.data_preprocessor.tokenizer == str(moved / 'tokenizer'), 'it moves along'
     other = dataclasses.replace(again, seed=7, cfg_options={'optim_wrapper.optimizer.lr': 0.5})
     with pytest.raises(
         ConfigError, match=r'optim_wrapper\.optimizer\.lr .* there, 0\.5 wanted; randomness\.seed 0'
