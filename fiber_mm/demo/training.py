@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -91,7 +92,9 @@ def keep_config(cfg: Config, settings: DemoSettings, path: Path) -> None:
     source = Path(cfg.model.data_preprocessor.tokenizer)
     shutil.copytree(source, settings.tokenizer, dirs_exist_ok=True)
     kept = _as_kept(cfg)
-    kept.model.data_preprocessor.tokenizer = f'{{{{ fileDirname }}}}/{settings.tokenizer.name}'
+    # Relative to the config, so that it works from any folder, and moves along.
+    place = Path(os.path.relpath(settings.tokenizer, path.parent)).as_posix()
+    kept.model.data_preprocessor.tokenizer = f'{{{{ fileDirname }}}}/{place}'
     kept.dump(str(path))
 
 
