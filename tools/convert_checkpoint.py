@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = convert_file(**args)
     except (ConversionError, OSError) as err:
-        named = str(args.source) in str(err)
-        logger.error(str(err) if named else f'{args.source}: {err}')
+        named = args['source'] in str(err)
+        logger.error(str(err) if named else f'{args["source"]}: {err}')
         return 1
     log_summary(result.report)
     logger.info(

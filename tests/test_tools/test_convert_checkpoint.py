@@ -45,13 +45,14 @@ def test_coarse_weights_start_a_detector(tool, tmp_path):
     assert {len(start[key]) for key in start if key.endswith('bias_table')} == {25}
 
 
-def test_the_average_of_the_weights_and_allowed_keys(tool, tmp_path):
+def test_the_average_of_the_weights_and_allowed_keys(tool, tmp_path, capsys):
     state = tiny('fine')
     average = {key: value + 1 for key, value in state.items()}
     del average['rpn.head.bias0']
     torch.save({'model': state, 'model_ema': average}, tmp_path / 'a.pth')
     argv = [str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'), '--any-size', '--family', 'fine']
     assert tool.main([*argv, '--ema']) == 1
+    assert f'{argv[0]}: the checkpoint does not match' in ''.join(capsys.readouterr())
     assert tool.main([*argv, '--ema', '--ignore', 'bias0']) == 0
     key = 'bbox_head.centerness.bias'
     ema = weights(tmp_path / 'b.pth')[key]
