@@ -110,6 +110,21 @@ def has_valid_box(boxes: Iterable[Sequence[float]]) -> bool:
     return any(x2 - x1 > LEAST_SIDE and y2 - y1 > LEAST_SIDE for x1, y1, x2, y2 in boxes)
 
 
+def check_objects(rows: Any, where: str) -> list[dict]:
+    """A list of JSON objects, empty for None.
+
+    Raises:
+        ValueError: For anything else; ``where`` says what it is.
+    """
+    rows = [] if rows is None else rows
+    if not isinstance(rows, list):
+        raise ValueError(f'{where}: a list of objects is wanted, got {str(rows)[:40]!r}')
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f'{where}[{number}]: an object is wanted, got {str(row)[:40]!r}')
+    return rows
+
+
 def check_fields(rows: Sequence[dict], fields: Sequence[str], what: str, path: str) -> None:
     """See that every row of an annotation file has what is needed.
 

@@ -16,7 +16,7 @@ from mmengine.dataset import BaseDataset, force_full_init
 
 from fiber_mm.registry import DATASETS
 
-from .annotations import LeftOut, log_counts, read_json
+from .annotations import LeftOut, check_objects, log_counts, read_json
 from .transforms.boxes import DropCounter
 from .transforms.image import UnreadableImageError
 
@@ -228,21 +228,6 @@ class FiberImageTextDataset(BaseDataset):
         return self.ann_file
 
 
-def check_objects(rows: Any, where: str) -> list[dict]:
-    """A list of JSON objects, empty for None.
-
-    Raises:
-        ValueError: for anything else; ``where`` says what it is.
-    """
-    rows = [] if rows is None else rows
-    if not isinstance(rows, list):
-        raise ValueError(f'{where}: a list of objects is wanted, got {str(rows)[:40]!r}')
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f'{where}[{number}]: an object is wanted, got {str(row)[:40]!r}')
-    return rows
-
-
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise a ValueError unless a setting is one of some words."""
     if value not in choices:
@@ -415,5 +400,5 @@ class FiberVGCaptionDataset(FiberImageTextDataset):
 
 
 def _vg_id(row: dict) -> Any:
-    """Older releases of Visual Genome call it ``id``."""
+    """An image's id, by either of the names that the files have for it; None if it has none."""
     return row['id'] if 'id' in row else row.get('image_id')

@@ -58,10 +58,10 @@ def check_config(cfg: dict) -> None:
     Raises:
         ConfigError: names the key and the known one.
     """
-    _check_keys(cfg, known_keys(), 'top-level key ')
+    _check_keys(cfg, known_keys(), 'top-level key {!r}')
     sections = {key: cfg.get(key) for key in ('env_cfg', 'default_hooks')}
     sections = {key: value if isinstance(value, dict) else {} for key, value in sections.items()}
-    _check_keys(sections['env_cfg'], _ENV_KEYS, 'key env_cfg.')
+    _check_keys(sections['env_cfg'], _ENV_KEYS, 'key env_cfg.{}')
     for name, hook in sections['default_hooks'].items():
         if isinstance(hook, dict) and 'type' not in hook:
             near = difflib.get_close_matches(name, _HOOKS, n=1)
@@ -76,8 +76,9 @@ def _check_keys(cfg: dict, known: Iterable[str], what: str) -> None:
         for candidate in known:
             limit = 2 if min(len(key), len(candidate)) >= 9 else 1
             if _edit_distance(key, candidate) <= limit:
-                name = repr(key) if what.endswith(' ') else key
-                raise ConfigError(f'config: unknown {what}{name}; did you mean {candidate!r}?')
+                raise ConfigError(
+                    f'config: unknown {what.format(key)}; did you mean {candidate!r}?'
+                )
 
 
 def explain_build_error(error: BaseException) -> str | None:
