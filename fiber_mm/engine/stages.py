@@ -17,6 +17,8 @@ from fiber_mm.convert import Report
 from fiber_mm.convert.files import log_summary
 from fiber_mm.core.window import resize_bias_table, window_of_table
 
+from .checkpoint import weight_faults
+
 _COARSE, _FINE = 'encoder.', 'backbone.encoder.'
 _TABLE = 'relative_position_bias_table'
 
@@ -120,11 +122,8 @@ def refuse_foreign(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: 
             f'the checkpoint has no weights of an encoder as {type(model).__name__} wants them '
             f'({_COARSE}image.* ...), but {", ".join(list(state)[:3])} ...; {hint}'
         )
-    other = [
-        f'{key}: {tuple(value.shape)}, wanted {tuple(own[key].shape)}'
-        for key, value in state.items()
-        if key in own and not key.endswith(_TABLE) and value.shape != own[key].shape
-    ]
+    weights = {key: value for key, value in state.items() if not key.endswith(_TABLE)}
+    other = weight_faults(model, weights)['of another shape']
     if other:
         raise ValueError(
             f'{len(other)} weights of the checkpoint have other shapes than those of '
